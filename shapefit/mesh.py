@@ -1,0 +1,118 @@
+"""Triangle-mesh geometry on arrays: normals, area, volume, closedness, sampling, closest points.
+
+A mesh is `vertices` (V, 3) in mm and `faces` (F, 3), counter-clockwise seen from outside.
+Differentiable functions take tensors; queries (sampling, closest points) work in NumPy, float64.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from shapefit import _closest_numba
+
+
+def face_normals(
+    vertices: Float[Tensor, "*batch V 3"], faces: Int[Tensor, "F 3"], unit: bool = True
+) -> Float[Tensor, "*batch F 3"]:
+    """Outward normals of the faces; with `unit=False` their length is twice the face's area."""
+    a, b, c = (vertices[..., faces[:, k], :] for k in range(3))
+    normals = torch.linalg.cross(b - a, c - a)
+    return torch.nn.functional.normalize(normals, dim=-1) if unit else normals
+
+
+def vertex_normals(
+    vertices: Float[Tensor, "*batch V 3"], faces: Int[Tensor, "F 3"]
+) -> Float[Tensor, "*batch V 3"]:
+    """Unit normals of the vertices: the area-weighted mean of the faces around each."""
+    normals = face_normals(vertices, faces, unit=False)
+    total = torch.zeros_like(vertices)
+    for k in range(3):
+        total = total.index_add(-2, faces[:, k], normals)
+    return torch.nn.functional.normalize(total, dim=-1)
+
+
+def area(vertices: Float[Tensor, "*batch V 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "*batch"]:
+    """Surface area in mm^2."""
+    return 0.5 * torch.linalg.vector_norm(face_normals(vertices, faces, unit=False), dim=-1).sum(-1)
+
+
+def volume(vertices: Float[Tensor, "*batch V 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "*batch"]:
+    """Volume in mm^3 inside a closed mesh (divergence theorem); negative if it is inside out."""
+    a, b, c = (vertices[..., faces[:, k], :] for k in range(3))
+    return (a * torch.linalg.cross(b, c)).sum((-1, -2)) / 6
+
+
+def boundary_edges(faces: Shaped[Tensor, "F 3"] | Shaped[np.ndarray, "F 3"]) -> int:
+    """How many edges keep the mesh from being closed and consistently wound.
+
+    In a closed mesh each directed edge a -> b occurs as often as its opposite b -> a;
+    the count is that of the directed edges left without a partner.
+    """
+    faces = np.asarray(faces, dtype=np.int64)
+    edges = faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
+    low, high = edges.min(1), edges.max(1)
+    sign = np.where(edges[:, 0] == low, 1, -1)
+    _, edge = np.unique(low * (faces.max(initial=0) + 1) + high, return_inverse=True)
+    return int(np.abs(np.bincount(edge, weights=sign)).sum())
+
+
+def require_closed(
+    vertices: Shaped[Tensor, "V 3"] | Shaped[np.ndarray, "V 3"],
+    faces: Shaped[Tensor, "F 3"] | Shaped[np.ndarray, "F 3"],
+    name: str = "mesh",
+) -> None:
+    """Raise ValueError, naming the mesh, unless it is finite, closed and wound outwards."""
+    vertices = torch.as_tensor(np.asarray(vertices), dtype=torch.float64)
+    faces = torch.as_tensor(np.asarray(faces).astype(np.int64))
+    if len(faces) == 0:
+        raise ValueError(f"{name} has no faces")
+    if int(faces.min()) < 0 or int(faces.max()) >= len(vertices):
+        raise ValueError(f"{name} has faces that name vertices beyond its {len(vertices)}")
+    if not torch.isfinite(vertices).all():
+        count = int((~torch.isfinite(vertices)).any(1).sum())
+        raise ValueError(f"{name} has {count} vertices that are not finite")
+    if count := boundary_edges(faces):
+        raise ValueError(f"{name} is not closed: {count} boundary edges; repair it")
+    if (inside := float(volume(vertices, faces))) <= 0:
+        raise ValueError(f"{name} is inside out (volume {inside:.0f} mm^3): reverse its faces")
+
+
+def sample_surface(
+    vertices: Shaped[np.ndarray, "V 3"], faces: Shaped[np.ndarray, "F 3"], count: int, seed: int = 0
+) -> tuple[Float[np.ndarray, "N 3"], Int[np.ndarray, "N"]]:
+    """`count` points uniform in area (mm), and the face of each. Stratified: one point per equal share of area."""
+    vertices, faces = np.asarray(vertices, dtype=np.float64), np.asarray(faces, dtype=np.int64)
+    rng = np.random.default_rng(seed)
+    corners = vertices[faces]
+    weight = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
+    place = (np.arange(count) + rng.random(count)) / count * weight.sum()
+    face = np.minimum(np.searchsorted(np.cumsum(weight), place), len(faces) - 1)
+    u, v = rng.random((2, count, 1))
+    u, v = np.where(u + v > 1, 1 - u, u), np.where(u + v > 1, 1 - v, v)
+    a, b, c = corners[face].transpose(1, 0, 2)
+    return a + u * (b - a) + v * (c - a), face
+
+
+class ClosestPoints(NamedTuple):
+    """The point of a surface nearest to each query point."""
+
+    point: Float[np.ndarray, "N 3"]  # mm
+    face: Int[np.ndarray, "N"]
+    barycentric: Float[np.ndarray, "N 3"]  # of `point` in its face
+    distance: Float[np.ndarray, "N"]  # mm
+
+
+def closest_points(
+    points: Shaped[np.ndarray, "N 3"],
+    vertices: Shaped[np.ndarray, "V 3"],
+    faces: Shaped[np.ndarray, "F 3"],
+) -> ClosestPoints:
+    """Exact nearest points on a triangle mesh, by a bounding-box tree; `points` and `vertices` in mm."""
+    points = np.ascontiguousarray(points, dtype=np.float64)
+    corners = np.asarray(vertices, dtype=np.float64)[np.asarray(faces, dtype=np.int64)]
+    face, barycentric = _closest_numba.closest(points, corners, *_closest_numba.build_tree(corners))
+    point = np.einsum("nk,nkd->nd", barycentric, corners[face])
+    return ClosestPoints(point, face, barycentric, np.linalg.norm(points - point, axis=1))
