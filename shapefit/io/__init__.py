@@ -1,0 +1,1 @@
+"""Files <-> our types. The only code that touches disk formats and foreign frames."""
