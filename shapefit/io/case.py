@@ -1,0 +1,142 @@
+"""One patient on disk -> closed meshes and landmarks."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64
+
+from shapefit.io.mesh import mesh_files, read_surfaces
+from shapefit.io.volume import VOLUME_SUFFIXES, is_volume_path, read_labels
+from shapefit.settings import SurfaceSettings
+from shapefit.surface import SurfaceFindings, Surfaces, surfaces_from_labels
+
+SOURCES = ("auto", "meshes", "labels")
+LANDMARKS = "landmarks.json"
+
+
+@dataclass(frozen=True)
+class Case:
+    """The structures of one patient in world mm (RAS), and landmarks where they were read."""
+
+    name: str
+    surfaces: Surfaces
+    landmarks: dict[str, Float64[np.ndarray, "R 3"]] | None = None  # name -> its readings, mm
+    findings: dict[str, SurfaceFindings] | None = None  # for meshes made from a label map
+
+
+def read_case(
+    path: str | Path,
+    structures: Mapping[str, int] | Sequence[str] | None = None,
+    source: str = "auto",
+    settings: SurfaceSettings | None = None,
+) -> Case:
+    """Read a label map, or a folder of closed `<structure>.ply|.stl|.obj` or with one label map in it.
+
+    `structures` names what to read, with the labels (needed for a label map); without it all meshes of a
+    folder. A folder that holds both is read from its meshes, unless `source` is "labels".
+    A `landmarks.json` in the folder, or beside a label map that is the only one in its folder, is read too.
+    Raises ValueError, with the file's name, for what is absent, open, inside out or not readable.
+    """
+    path = Path(path)
+    if source not in SOURCES:
+        raise ValueError(f"unknown source {source!r}; expected one of {', '.join(SOURCES)}")
+    if not path.exists():
+        raise ValueError(f"{path} does not exist; expected a label map or a folder of meshes")
+    if path.is_file():
+        if source == "meshes":
+            raise ValueError(f"{path} is a file; to read meshes, give their folder")
+        alone = len(_volumes(path.parent)) == 1
+        landmarks = _landmarks(path.parent / LANDMARKS) if alone else None
+        return _from_labels(path, structures, settings, case_name(path), landmarks)
+    landmarks = _landmarks(path / LANDMARKS)
+    if source == "meshes" or (source == "auto" and mesh_files(path)):
+        names = None if structures is None else list(structures)
+        return Case(case_name(path), read_surfaces(path, names), landmarks)
+    volumes = _volumes(path)
+    if len(volumes) != 1:
+        found = ", ".join(v.name for v in volumes) or "none"
+        wanted = "no mesh, so one label map is needed in it" if source == "auto" else "to hold one label map"
+        raise ValueError(f"{path} has {wanted} ({', '.join(VOLUME_SUFFIXES)}); found {found}")
+    return _from_labels(volumes[0], structures, settings, case_name(path), landmarks)
+
+
+def case_name(path: str | Path) -> str:
+    """A folder's name; a label map's without its suffix."""
+    path = Path(path).resolve()
+    suffix = next((s for s in VOLUME_SUFFIXES if path.name.lower().endswith(s)), "")
+    return path.name[: len(path.name) - len(suffix)] if suffix else path.name
+
+
+def case_names(paths: Sequence[str | Path]) -> tuple[str, ...]:
+    """A name of its own for each case: as `case_name`, led by as many folders as it takes to tell them apart.
+
+    Raises ValueError for a path that is given twice.
+    """
+    resolved = [Path(path).resolve() for path in paths]
+    if twice := [str(p) for i, p in enumerate(resolved) if p in resolved[:i]]:
+        raise ValueError(f"the case {twice[0]} is given twice")
+    last = [case_name(path) for path in resolved]
+    names, folders = last, 0
+    # label maps that are all called segmentation.nii.gz are told apart by their folders alone
+    if len(last) > 1 and len(set(last)) == 1:
+        names = [path.parent.name for path in resolved]
+    while len(set(names)) < len(names):
+        folders += 1
+        names = ["/".join((*p.parent.parts[-folders:], n)) for p, n in zip(resolved, last, strict=True)]
+    return tuple(names)
+
+
+def read_landmarks(path: str | Path) -> dict[str, Float64[np.ndarray, "R 3"]]:
+    """Landmark name -> its readings (R, 3) in world mm RAS.
+
+    Layout: {"frame": "RAS" | "LPS", "units": "mm", "readings": [{"points": {name: [x, y, z]}}, ...]}.
+    Raises ValueError, with the file's name, for another layout and for points that are not 3 finite numbers.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is not a readable JSON file: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not a landmark file: expected an object with frame, units and readings")
+    if content.get("units") != "mm" or content.get("frame") not in ("RAS", "LPS"):
+        raise ValueError(
+            f"{path} has frame {content.get('frame')!r} and units {content.get('units')!r}; "
+            "expected RAS or LPS, and mm"
+        )
+    flip = np.array([-1.0, -1.0, 1.0] if content["frame"] == "LPS" else [1.0, 1.0, 1.0])
+    readings: dict[str, list[np.ndarray]] = {}
+    try:
+        for reading in content["readings"]:
+            for name, point in reading["points"].items():
+                place = np.array(point, dtype=np.float64)
+                if place.shape != (3,) or not np.isfinite(place).all():
+                    raise ValueError(f"{name} is at {point}; expected 3 finite numbers")
+                readings.setdefault(name, []).append(place * flip)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} is not a landmark file: {error!s}") from error
+    return {name: np.stack(points) for name, points in readings.items()}
+
+
+def _landmarks(path: Path) -> dict[str, np.ndarray] | None:
+    return read_landmarks(path) if path.is_file() else None
+
+
+def _volumes(folder: Path) -> list[Path]:
+    return [p for p in sorted(folder.iterdir()) if is_volume_path(p) and not p.name.startswith(".")]
+
+
+def _from_labels(
+    path: Path,
+    structures: Mapping[str, int] | Sequence[str] | None,
+    settings: SurfaceSettings | None,
+    name: str,
+    landmarks: dict[str, np.ndarray] | None,
+) -> Case:
+    if not isinstance(structures, Mapping):
+        raise ValueError(f"{path} is a label map: say which label is what, as in sacrum=1 hip_left=2")
+    surfaces, findings = surfaces_from_labels(read_labels(path), structures, settings, str(path))
+    return Case(name, surfaces, landmarks, findings)

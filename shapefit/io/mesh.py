@@ -1,0 +1,118 @@
+"""PLY, STL and OBJ surfaces <-> our meshes. The only place that knows those files' frames and habits."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import trimesh
+
+from shapefit.io.atomic import atomic_path, prepare_output_dir
+from shapefit.mesh import require_closed
+from shapefit.surface import Surfaces
+
+MESH_SUFFIXES = (".ply", ".stl", ".obj")
+
+
+def read_mesh(path: str | Path, closed: bool = True) -> trimesh.Trimesh:
+    """Read a triangle mesh in world mm RAS; the order of a PLY's or OBJ's vertices is kept.
+
+    A header that says SPACE=LPS (3D Slicer writes it) is obeyed; a file that says nothing is taken as
+    RAS. STL has no shared vertices, so identical ones are merged.
+    Raises ValueError, with the file's name, for a file that is absent or not a mesh and, unless
+    `closed=False`, for an open or inside-out surface.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in MESH_SUFFIXES:
+        raise ValueError(f"{path} is not a mesh that can be read; expected {', '.join(MESH_SUFFIXES)}")
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file")
+    try:
+        mesh = trimesh.load(path, process=False, force="mesh", maintain_order=True)
+    except Exception as error:  # trimesh passes on whatever its parsers raise
+        raise ValueError(f"{path} is not a readable {suffix[1:].upper()} mesh: {error}") from error
+    if not isinstance(mesh, trimesh.Trimesh) or len(mesh.faces) == 0:
+        raise ValueError(f"{path} is not a triangle mesh: it has no faces")
+    vertices = np.array(mesh.vertices, dtype=np.float64)
+    faces = np.array(mesh.faces, dtype=np.int64)
+    if suffix == ".stl":
+        vertices, number = np.unique(vertices, axis=0, return_inverse=True)
+        faces = number.reshape(-1)[faces]
+    if _space(path) == "LPS":
+        vertices = vertices * (-1.0, -1.0, 1.0)  # half a turn about z: the winding stays
+    if closed:
+        require_closed(vertices, faces, str(path))
+    return trimesh.Trimesh(vertices, faces, process=False)
+
+
+def read_surfaces(folder: str | Path, names: Sequence[str] | None = None) -> Surfaces:
+    """Read `<structure>.ply` (or .stl, .obj) from a folder: those named, or all in alphabetical order.
+
+    Raises ValueError for a folder without the meshes, a structure with two files, and as `read_mesh`.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder")
+    files = mesh_files(folder)
+    if names is None:
+        names = tuple(files)
+        if not names:
+            raise ValueError(f"{folder} holds no mesh; expected <structure>{' or '.join(MESH_SUFFIXES)}")
+    for name in names:
+        if name not in files:
+            raise ValueError(f"{folder} has no mesh {name}.ply; its meshes are {', '.join(files) or 'none'}")
+    return {name: read_mesh(files[name]) for name in names}
+
+
+def mesh_files(folder: str | Path) -> dict[str, Path]:
+    """Structure name -> mesh file of a folder, alphabetical. Raises ValueError for a name in two formats."""
+    files: dict[str, Path] = {}
+    for path in sorted(Path(folder).iterdir()):
+        if path.suffix.lower() in MESH_SUFFIXES and not path.name.startswith("."):
+            if path.stem in files:
+                raise ValueError(f"{folder} holds both {files[path.stem].name} and {path.name}; remove one")
+            files[path.stem] = path
+    return files
+
+
+def write_mesh(path: str | Path, mesh: trimesh.Trimesh) -> None:
+    """Write a mesh (world mm, RAS) as PLY, binary, float32, or STL or OBJ by suffix; whole or not at all."""
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in MESH_SUFFIXES:
+        raise ValueError(f"cannot write a mesh as {path.name}; expected {', '.join(MESH_SUFFIXES)}")
+    with atomic_path(path) as temporary:
+        if suffix == ".ply":
+            temporary.write_bytes(_ply(np.asarray(mesh.vertices), np.asarray(mesh.faces)))
+        else:
+            mesh.export(temporary, file_type=suffix[1:])
+
+
+def write_surfaces(folder: str | Path, surfaces: Mapping[str, trimesh.Trimesh]) -> dict[str, Path]:
+    """Write each structure as `<structure>.ply` into a folder, made if absent; returns the files."""
+    folder = prepare_output_dir(folder)
+    paths = {name: folder / f"{name}.ply" for name in surfaces}
+    for name, mesh in surfaces.items():
+        write_mesh(paths[name], mesh)
+    return paths
+
+
+def _ply(vertices: np.ndarray, faces: np.ndarray) -> bytes:
+    # written here, not by trimesh, because a reader must learn frame and units from the header
+    header = (
+        "ply\nformat binary_little_endian 1.0\ncomment shapefit\ncomment SPACE=RAS\ncomment units mm\n"
+        f"element vertex {len(vertices)}\nproperty float x\nproperty float y\nproperty float z\n"
+        f"element face {len(faces)}\nproperty list uchar int vertex_indices\nend_header\n"
+    )
+    records = np.empty(len(faces), dtype=[("count", "u1"), ("index", "<i4", 3)])
+    records["count"], records["index"] = 3, faces
+    return header.encode("ascii") + vertices.astype("<f4").tobytes() + records.tobytes()
+
+
+def _space(path: Path) -> str:
+    """RAS or LPS as a comment of the file's beginning says; RAS if it says nothing."""
+    with path.open("rb") as file:
+        beginning = file.read(4096).split(b"end_header")[0]
+    spaces = re.findall(rb"SPACE\s*=\s*(RAS|LPS)\b", beginning)
+    return spaces[0].decode() if spaces else "RAS"
