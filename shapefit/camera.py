@@ -48,11 +48,11 @@ class Camera:
 
     def __post_init__(self):
         for name in ("sdd", "delx", "dely"):
-            value = float(getattr(self, name))
+            value = _number(getattr(self, name))
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"camera {name} must be a positive length in mm, got {value:g}")
         for name in ("x0", "y0"):
-            if not math.isfinite(float(getattr(self, name))):
+            if not math.isfinite(_number(getattr(self, name))):
                 raise ValueError(f"camera {name} must be a finite length in mm, got {getattr(self, name)}")
         for name in ("height", "width"):
             value = getattr(self, name)
@@ -85,6 +85,10 @@ class Camera:
         """World points (..., N, 3) in mm -> (column, row) in pixels."""
         p = homogeneous_pixels(self, camera_from_world, points)
         return p[..., :2] / p[..., 2:]
+
+
+def _number(length: float | Tensor) -> float:
+    return float(length.detach() if isinstance(length, Tensor) else length)
 
 
 def homogeneous_pixels(

@@ -1,0 +1,210 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from shapefit import se3
+from shapefit.camera import Camera, ray_lengths
+from shapefit.render import render_depths, render_mesh
+
+BACKENDS = ["torch", "numba"]
+
+
+def mesh_tensors(mesh: trimesh.Trimesh):
+    return torch.tensor(np.array(mesh.vertices)), torch.tensor(np.array(mesh.faces))
+
+
+def pose(twist=(0.3, 0.2, 0.1, 3.0, 4.0, 5.0), depth=700.0):
+    camera_from_world = torch.eye(4, dtype=torch.float64)
+    camera_from_world[2, 3] = depth
+    return (camera_from_world @ se3.exp(torch.tensor(twist, dtype=torch.float64)))[None]
+
+
+SPHERE = mesh_tensors(trimesh.creation.icosphere(subdivisions=3, radius=80))
+TORUS = mesh_tensors(trimesh.creation.torus(major_radius=60, minor_radius=20))
+CAMERA = Camera(1020.0, 4.0, 4.0, 0.0, 0.0, 72, 64)
+SHIFTED = Camera(1020.0, 3.0, 4.0, 11.0, -7.0, 50, 90)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_sphere_casts_its_chord(backend):
+    vertices, faces = mesh_tensors(trimesh.creation.icosphere(subdivisions=5, radius=80))
+    camera_from_world = pose((0, 0, 0, 0, 0, 0))
+    image = render_mesh(vertices[None], faces, camera_from_world, CAMERA, backend=backend)[0, 0]
+    k = CAMERA.intrinsics()
+    i, j = torch.meshgrid(torch.arange(72.0), torch.arange(64.0), indexing="ij")
+    ray = torch.stack([(j - k[0, 2]) / k[0, 0], (i - k[1, 2]) / k[1, 1], torch.ones_like(i)], -1)
+    ray = ray / ray.norm(dim=-1, keepdim=True)
+    miss2 = 700**2 * (1 - ray[..., 2] ** 2)
+    chord = 2 * (80**2 - miss2).clamp(min=0).sqrt()
+    assert (image - chord).abs().max() < 2.0  # facets lie inside the sphere, most of all at the rim
+    centre = miss2 < 60**2
+    assert (image - chord)[centre].abs().max() < 0.15
+    assert image.min() >= 0
+
+
+@pytest.mark.parametrize("camera", [CAMERA, SHIFTED])
+@pytest.mark.parametrize("shape", [SPHERE, TORUS])
+def test_backends_agree_in_values_and_gradients(shape, camera):
+    vertices, faces = shape
+    results = []
+    for backend in BACKENDS:
+        v = torch.stack([vertices, 1.1 * vertices]).requires_grad_()
+        t = torch.cat([pose(), pose((0.0, 1.2, -0.4, 30.0, -20.0, 10.0))]).requires_grad_()
+        image = render_mesh(v, faces, t, camera, backend=backend)
+        first, last = render_depths(v, faces, t, camera, backend=backend)
+        weight = torch.linspace(0.1, 1, image.numel(), dtype=torch.float64).view_as(image)
+        loss = (image.square() * weight).sum() + (first * weight.sqrt()).sum() + (last * weight).sum()
+        results.append((image, first, last, *torch.autograd.grad(loss, (v, t))))
+    for reference, other in zip(*results, strict=True):
+        assert (reference - other).abs().max() <= 1e-9 * reference.abs().max()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_path_is_exit_less_entry_for_a_convex_body(backend):
+    vertices, faces = SPHERE
+    image = render_mesh(vertices[None], faces, pose(), CAMERA, backend=backend)
+    first, last = render_depths(vertices[None], faces, pose(), CAMERA, backend=backend)
+    assert torch.allclose((last - first) * ray_lengths(CAMERA), image, atol=1e-9)
+    assert ((first == 0) == (last == 0)).all() and (first[first > 0] > 600).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_image_integrates_to_the_volume(backend):
+    # path x (solid angle of the pixel) x (squared distance) summed over pixels is the volume; at a large
+    # distance the rays are parallel to first order and one pixel covers (pitch / magnification)^2
+    vertices, faces = TORUS
+    far = Camera(1e6, 2.0, 2.0, 0.0, 0.0, 128, 128)
+    image = render_mesh(vertices[None], faces, pose(depth=1e6 - 500.0), far, backend=backend)
+    volume = float(image.sum()) * 4.0 * ((1e6 - 500.0) / 1e6) ** 2
+    box = trimesh.Trimesh(vertices.numpy(), faces.numpy(), process=False)
+    assert volume == pytest.approx(box.volume, rel=2e-3)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rays_through_edges_and_vertices_are_counted_once(backend, dtype):
+    # the box's vertices, edges and face diagonals all project onto pixel centres exactly
+    vertices, faces = mesh_tensors(trimesh.creation.box((64, 64, 64)))
+    camera = Camera(1024.0, 1.0, 1.0, 0.5, 0.5, 96, 96)
+    camera_from_world = pose((0, 0, 0, 0, 0, 0), depth=1056.0).to(dtype)
+    image = render_mesh(vertices.to(dtype)[None], faces, camera_from_world, camera, backend=backend)[0, 0]
+    inside = image[20:75, 20:75] / ray_lengths(camera)[20:75, 20:75]
+    assert torch.allclose(inside.double(), torch.tensor(64.0).double(), atol=1e-4)
+    assert image.min() >= 0 and image.max() < 64.5
+    assert (image[:10] == 0).all() and (image[:, -10:] == 0).all()
+
+
+def test_no_ray_leaks_at_random_poses():
+    vertices, faces = mesh_tensors(trimesh.creation.icosphere(subdivisions=5, radius=80))
+    camera = Camera(1020.0, 0.6, 0.6, 0.0, 0.0, 256, 256)
+    twists = torch.randn(6, 6, generator=torch.Generator().manual_seed(0)).double() * 0.8
+    poses = torch.cat([pose(tuple(t.tolist())) for t in twists])
+    for dtype in (torch.float32, torch.float64):
+        image = render_mesh(vertices.to(dtype).expand(6, -1, -1), faces, poses.to(dtype), camera)
+        assert image.min() > -1e-3 and image.max() < 160.1  # a leaked ray would carry ~700 mm
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_structures_have_a_channel_each_and_overlaps_add(backend):
+    vertices, faces = SPHERE
+    both = torch.cat([vertices, vertices + torch.tensor([30.0, 0, 0])])[None]
+    both_faces = torch.cat([faces, faces + len(vertices)])
+    structure = torch.arange(2).repeat_interleave(len(faces))
+    apart = render_mesh(both, both_faces, pose(), CAMERA, structure, backend=backend)
+    together = render_mesh(both, both_faces, pose(), CAMERA, backend=backend)
+    alone = render_mesh(vertices[None], faces, pose(), CAMERA, backend=backend)
+    assert torch.allclose(apart[:, :1], alone, atol=1e-9)
+    assert torch.allclose(apart.sum(1, keepdim=True), together, atol=1e-9)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("shift", [(0, 0), (900, 0), (0, -1500), (130, 130)])
+def test_parts_beyond_the_field_are_clipped(backend, shift):
+    vertices, faces = SPHERE
+    moved = vertices + torch.tensor([*shift, 0.0])
+    wide = Camera(1020.0, 4.0, 4.0, 0.0, 0.0, 216, 192)
+    image = render_mesh(moved[None], faces, pose(), CAMERA, backend=backend)
+    large = render_mesh(moved[None], faces, pose(), wide, backend=backend)
+    assert torch.allclose(image, large[:, :, 72:144, 64:128], atol=1e-9)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradients_agree_with_central_differences(backend):
+    vertices, faces = mesh_tensors(trimesh.creation.icosphere(subdivisions=2, radius=80))
+    vertices = vertices * torch.tensor([1.0, 0.8, 1.2])
+    i, j = torch.meshgrid(torch.arange(72.0), torch.arange(64.0), indexing="ij")
+    weight = torch.exp(-((i - 30) ** 2 + (j - 34) ** 2) / 200)
+    direction = torch.randn(vertices.shape, generator=torch.Generator().manual_seed(1)).double()
+
+    def value(x, first_and_last=False):
+        camera = Camera(1020.0 + x[7], 4.0, 4.0, x[8], 0.0, 72, 64)
+        target = pose() @ se3.exp(x[:6])
+        return (render_mesh((vertices + x[6] * direction)[None], faces, target, camera, backend=backend)
+                * weight).sum()  # fmt: skip
+
+    at = torch.zeros(9, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(value(at), at)
+    steps = [1e-5] * 3 + [1e-3] * 6
+    for k, h in enumerate(steps):
+        e = torch.zeros(9, dtype=torch.float64)
+        e[k] = h
+        difference = float(value(e) - value(-e)) / (2 * h)
+        assert float(gradient[k]) == pytest.approx(difference, rel=0.01, abs=1e-3 * float(gradient.abs().max()))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_depths_have_the_gradient_of_a_plane(backend):
+    # the front face of a box at distance d: pushing the whole box by dz moves every depth on it by dz
+    vertices, faces = mesh_tensors(trimesh.creation.box((41, 41, 40)))
+    v = vertices[None].clone().requires_grad_()
+    first, _ = render_depths(v, faces, pose((0, 0, 0, 0, 0, 0)), CAMERA, backend=backend)
+    (gradient,) = torch.autograd.grad(first.sum(), v)
+    assert float(gradient[..., 2].sum()) == pytest.approx(int((first > 0).sum()), rel=1e-9)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_faces_seen_edge_on_give_finite_gradients(backend):
+    vertices, faces = mesh_tensors(trimesh.creation.box((40, 40, 40)))
+    thin = torch.cat([vertices, vertices * torch.tensor([1.0, 1.0, 0.0])])  # and a squashed, flat one
+    both = torch.cat([faces, faces + len(vertices)])
+    for dtype in (torch.float32, torch.float64):
+        v = thin.to(dtype)[None].requires_grad_()
+        image = render_mesh(v, both, pose((0, math.pi / 2, 0, 0, 0, 0)).to(dtype), CAMERA, backend=backend)
+        (gradient,) = torch.autograd.grad(image.square().sum(), v)
+        assert torch.isfinite(image).all() and torch.isfinite(gradient).all()
+
+
+def test_results_do_not_depend_on_the_number_of_threads():
+    import numba
+
+    vertices, faces = TORUS
+    results = []
+    for threads in {1, numba.config.NUMBA_NUM_THREADS}:
+        numba.set_num_threads(threads)
+        v = vertices[None].clone().requires_grad_()
+        image = render_mesh(v, faces, pose(), CAMERA, backend="numba")
+        results.append((image.detach(), torch.autograd.grad(image.square().sum(), v)[0]))
+    for image, gradient in results:
+        assert torch.equal(image, results[0][0]) and torch.equal(gradient, results[0][1])
+
+
+def test_an_open_mesh_is_refused_with_its_count():
+    vertices, faces = SPHERE
+    with pytest.raises(ValueError, match="not closed: 3 boundary edges"):
+        render_mesh(vertices[None], faces[1:], pose(), CAMERA)
+
+
+@pytest.mark.parametrize("depth", [50.0, -300.0])
+def test_a_vertex_at_or_behind_the_source_is_refused(depth):
+    vertices, faces = SPHERE
+    with pytest.raises(ValueError, match="behind the X-ray source"):
+        render_mesh(vertices[None], faces, pose(depth=depth), CAMERA)
+
+
+def test_an_unknown_backend_is_refused_with_the_choices():
+    vertices, faces = SPHERE
+    with pytest.raises(ValueError, match="'cuda'; expected one of 'auto', 'torch', 'numba'"):
+        render_mesh(vertices[None], faces, pose(), CAMERA, backend="cuda")
