@@ -20,6 +20,7 @@ Surfaces = dict[str, trimesh.Trimesh]
 
 # marching cubes passes at least this far (in occupancy) from every voxel centre: no degenerate triangles
 _CLEARANCE = 0.05
+_THIN_CLEARANCE = 0.15  # where the label is one voxel thin, so that walls keep most of their thickness
 _BACK_PROJECTIONS = 2
 
 
@@ -185,7 +186,20 @@ def _occupancy(inside: np.ndarray, smoothing: float) -> np.ndarray:
         for _ in range(_BACK_PROJECTIONS):
             missing = label - np.clip(field * width + 0.5, 0, 1)
             field += ndimage.gaussian_filter(missing, smoothing, truncate=3.0)
-    return np.where(inside, np.maximum(field, _CLEARANCE), np.minimum(field, -_CLEARANCE))
+    np.minimum(field, -_CLEARANCE, out=field, where=~inside)
+    np.maximum(field, _CLEARANCE, out=field, where=inside)
+    np.maximum(field, _THIN_CLEARANCE, out=field, where=_thin(inside))
+    return field
+
+
+def _thin(inside: np.ndarray) -> np.ndarray:
+    """Voxels of the structure that lie in no 2 x 2 x 2 block of it."""
+    blocks = inside
+    for axis in range(3):
+        blocks = blocks & np.roll(blocks, -1, axis)  # the margin is background: nothing wraps round
+    for axis in range(3):
+        blocks = blocks | np.roll(blocks, 1, axis)
+    return inside & ~blocks
 
 
 def _largest_piece(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[float]]:
