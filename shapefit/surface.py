@@ -111,7 +111,7 @@ def _surface(
     margin = 1 + int(np.ceil(3 * settings.smoothing))  # the smoothing sees background on every side
     inside, islands = _largest_component(np.pad(inside, margin))
     inside, holes = _fill_cavities(inside)
-    # lorensen, not lewiner: of the two it never gave an edge to four faces, on pure noise too
+    # lorensen, not lewiner: on unsmoothed noise the other gives edges to four faces
     vertices, faces, _, _ = marching_cubes(
         _occupancy(inside, settings.smoothing), 0.0, allow_degenerate=False, method="lorensen"
     )

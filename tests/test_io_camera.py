@@ -72,7 +72,7 @@ def test_what_is_not_a_number_is_an_error_that_names_the_key(tmp_path, key, valu
 
 
 def test_half_a_pixel_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="whole pixels, got 191.5 and 192"):
+    with pytest.raises(ValueError, match=r"whole pixels, got 191.5 and 192"):
         read_camera(write(tmp_path / "c.json", content(height=191.5)))
 
 

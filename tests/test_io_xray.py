@@ -220,9 +220,7 @@ def test_a_view_holds_image_camera_pose_and_mask(tmp_path):
 
 def test_an_image_of_another_size_than_its_camera_is_an_error_that_says_both(tmp_path):
     image, camera, _ = view_files(tmp_path, image=ramp(20, 31))
-    with pytest.raises(
-        ValueError, match=r"xray.png has 20 rows and 31 columns, its camera .* 20 and width 30"
-    ):
+    with pytest.raises(ValueError, match=r"xray.png has 20 rows and 31 columns, its camera .*width 30"):
         read_view(image, camera, polarity="bone-dark")
 
 
@@ -248,9 +246,7 @@ def test_noise_has_no_polarity_and_the_error_says_what_to_pass(tmp_path):
     noise = torch.rand(192, 192, generator=torch.Generator().manual_seed(0))
     assert detect_polarity(noise.numpy()) == "unknown"
     write_image(tmp_path / "noise.npy", noise)
-    with pytest.raises(
-        ValueError, match=r"noise.npy: cannot tell whether bone is dark or bright; say --polarity"
-    ):
+    with pytest.raises(ValueError, match=r"noise.npy: cannot tell .*; say --polarity"):
         read_image(tmp_path / "noise.npy")
 
 

@@ -111,10 +111,13 @@ def test_decimation_reaches_the_stated_size_and_keeps_the_shape():
         assert mesh.volume == pytest.approx(4 / 3 * np.pi * 28**3, rel=0.01)
 
 
-def test_noise_becomes_closed_manifold_meshes():
+@pytest.mark.parametrize("smoothing", [0.0, 1.2])
+def test_noise_becomes_closed_manifold_meshes(smoothing):
     rng = np.random.default_rng(0)
-    array = rng.integers(0, 4, (24, 25, 26))  # every marching-cubes case, also at the border
-    surfaces, findings = surfaces_from_labels(labels_of(array), PELVIS, SurfaceSettings(faces=10**6))
+    array = rng.choice(
+        4, (34, 35, 36), p=[0.1, 0.3, 0.3, 0.3]
+    )  # every marching-cubes case, also at the border
+    surfaces, findings = surfaces_from_labels(labels_of(array), PELVIS, SurfaceSettings(10**6, smoothing))
     for name, mesh in surfaces.items():
         assert_sound(mesh)
         assert mesh.body_count == 1
