@@ -53,3 +53,31 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a UTF-8 text file whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def atomic_folder(folder: str | Path, replaces: tuple[str, ...] = ()) -> Iterator[Path]:
+    """A temporary folder whose files all move into `folder` when the block ends without an error.
+
+    When the block fails, `folder` is as it was, and is not left behind if it was absent. `replaces` are
+    patterns of files of an earlier run that go when the new ones come.
+    Raises ValueError for a folder that cannot be written.
+    """
+    folder = Path(folder)
+    absent = not folder.exists()
+    prepare_output_dir(folder)
+    temporary = folder / f".partial-{uuid.uuid4().hex}"
+    temporary.mkdir()
+    try:
+        yield temporary
+        # records go last: whoever finds one finds what it tells of
+        new = sorted(temporary.iterdir(), key=lambda path: (path.suffix == ".json", path.name))
+        for old in {path for pattern in replaces for path in folder.glob(pattern)}:
+            if old.is_file() and not (temporary / old.name).exists():
+                old.unlink()
+        for path in new:
+            os.replace(path, folder / path.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if absent and not any(folder.iterdir()):
+            folder.rmdir()
