@@ -1,0 +1,98 @@
+"""From one or a few fluoroscopy images to a patient's bone in 3D, with a shape model that anyone can train.
+
+The public names. Each is imported when it is first asked for, so that `import shapefit` is quick.
+"""
+
+# ruff: noqa: F401 - type checkers read the imports below, `__getattr__` the table; a test holds them together
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shapefit.camera import Camera, world_from_view
+    from shapefit.fit.solve import XRayFit, fit_xrays
+    from shapefit.fit.surface import SurfaceFit, fit_surface
+    from shapefit.io.case import Case, read_case
+    from shapefit.io.mesh import read_surfaces, write_surfaces
+    from shapefit.io.model import read_model, write_model
+    from shapefit.io.volume import read_labels, read_volume, write_volume
+    from shapefit.io.xray import (
+        read_camera,
+        read_image,
+        read_mask,
+        read_view,
+        write_camera,
+        write_image,
+        write_mask,
+    )
+    from shapefit.jobs import build_job, evaluate_job, fit_job, project_job, render_job
+    from shapefit.metrics import compare, tabulate
+    from shapefit.render.mesh import render_depths, render_mesh
+    from shapefit.render.xray import simulate_view
+    from shapefit.report import evaluation_page, fit_page, model_page
+    from shapefit.settings import (
+        BuildSettings,
+        EvaluateSettings,
+        FitSettings,
+        ProjectSettings,
+        RenderSettings,
+        SurfaceSettings,
+    )
+    from shapefit.shape_model import ShapeModel, train
+    from shapefit.surface import Surfaces, surfaces_from_labels
+    from shapefit.view import View
+    from shapefit.volume import Volume
+
+_HOME = {
+    "camera": ["Camera", "world_from_view"],
+    "fit.solve": ["XRayFit", "fit_xrays"],
+    "fit.surface": ["SurfaceFit", "fit_surface"],
+    "io.case": ["Case", "read_case"],
+    "io.mesh": ["read_surfaces", "write_surfaces"],
+    "io.model": ["read_model", "write_model"],
+    "io.volume": ["read_labels", "read_volume", "write_volume"],
+    "io.xray": [
+        "read_camera",
+        "read_image",
+        "read_mask",
+        "read_view",
+        "write_camera",
+        "write_image",
+        "write_mask",
+    ],
+    "jobs": ["build_job", "evaluate_job", "fit_job", "project_job", "render_job"],
+    "metrics": ["compare", "tabulate"],
+    "render.mesh": ["render_depths", "render_mesh"],
+    "render.xray": ["simulate_view"],
+    "report": ["evaluation_page", "fit_page", "model_page"],
+    "settings": [
+        "BuildSettings",
+        "EvaluateSettings",
+        "FitSettings",
+        "ProjectSettings",
+        "RenderSettings",
+        "SurfaceSettings",
+    ],
+    "shape_model": ["ShapeModel", "train"],
+    "surface": ["Surfaces", "surfaces_from_labels"],
+    "view": ["View"],
+    "volume": ["Volume"],
+}
+_MODULE = {name: f"shapefit.{module}" for module, names in _HOME.items() for name in names}
+
+__all__ = sorted(_MODULE)
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return version("shapefit")
+    if name not in _MODULE:
+        raise AttributeError(f"module 'shapefit' has no attribute {name!r}")
+    value = getattr(import_module(_MODULE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
