@@ -57,11 +57,11 @@ def surfaces_from_labels(
     """One closed, manifold, outward-wound mesh in world mm per structure, and what was found on the way.
 
     `structures` maps a structure's name to its label. Each structure is surfaced alone: its largest
-    component, internal cavities filled, closed flat where the volume ends. Marching cubes runs on the
-    smoothed occupancy, corrected so that smoothing it again gives back the label's (back-projection,
-    Irani and Peleg 1991: keeps the volume and thin walls) and held to the label's side at every voxel
-    centre (Whitaker 2000: the surface stays between the centres, so neighbours cannot run into
-    each other). Then quadric decimation to `settings.faces`.
+    component (parts that meet at a voxel's edge are joined), internal cavities filled, closed flat
+    where the volume ends. Marching cubes runs on the smoothed occupancy, corrected so that smoothing it
+    again gives back the label's (back-projection, Irani and Peleg 1991: keeps the volume and thin
+    walls) and held to the label's side at every voxel centre (Whitaker 2000: the surface stays between
+    the centres, so neighbours cannot run into each other). Then quadric decimation to `settings.faces`.
     Raises ValueError for a label that does not occur (`name` says in which file), that is 0, or that
     two structures share, and for labels that are not whole numbers.
     """
@@ -85,10 +85,11 @@ def surfaces_from_labels(
     surfaces, findings = {}, {}
     for structure, label in structures.items():
         box = boxes[label - 1]
-        inside = array[box] == label
         cropped = _cropped(box, labels)
+        inside, free = array[box] == label, array[box] == 0
+        origin = np.array([side.start for side in box])
         surfaces[structure], findings[structure] = _surface(
-            inside, np.array([s.start for s in box]), cropped, labels, settings, f"{structure} of {name}"
+            inside, free, origin, cropped, labels, settings, f"{structure} of {name}"
         )
     return surfaces, findings
 
@@ -102,6 +103,7 @@ def is_manifold(faces: Int[np.ndarray, "F 3"]) -> bool:
 
 def _surface(
     inside: Bool[np.ndarray, "I J K"],
+    free: Bool[np.ndarray, "I J K"],
     origin: Int[np.ndarray, "3"],
     cropped: tuple[str, ...],
     labels: Volume,
@@ -109,7 +111,7 @@ def _surface(
     name: str,
 ) -> tuple[trimesh.Trimesh, SurfaceFindings]:
     margin = 1 + int(np.ceil(3 * settings.smoothing))  # the smoothing sees background on every side
-    inside, islands = _largest_component(np.pad(inside, margin))
+    inside, islands = _largest_component(np.pad(_bridged(inside, free), margin))
     inside, holes = _fill_cavities(inside)
     # lorensen, not lewiner: on unsmoothed noise the other gives edges to four faces
     vertices, faces, _, _ = marching_cubes(
@@ -162,6 +164,19 @@ def _largest_component(inside: np.ndarray) -> tuple[np.ndarray, list[int]]:
     sizes = np.bincount(components.ravel())[1:]
     kept = int(sizes.argmax())
     return components == kept + 1, np.delete(sizes, kept).tolist()
+
+
+def _bridged(inside: np.ndarray, free: np.ndarray) -> np.ndarray:
+    """The structure with voxels of background added where parts of it touch the largest by an edge alone.
+
+    No surface runs through an edge: without the bridge the tip of a coccyx is lost for one voxel.
+    """
+    parts, count = ndimage.label(inside)
+    if count == 1:
+        return inside
+    largest = parts == np.bincount(parts.ravel())[1:].argmax() + 1
+    between = ndimage.binary_dilation(largest) & ndimage.binary_dilation(inside & ~largest)
+    return inside | (between & free)
 
 
 def _fill_cavities(inside: np.ndarray) -> tuple[np.ndarray, list[int]]:

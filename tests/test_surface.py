@@ -136,6 +136,18 @@ def test_islands_are_left_out_and_reported():
     assert "2 island(s) left out, 98 mm^3, the largest 96" in findings["box"].warnings()[0]
 
 
+def test_parts_that_meet_at_a_voxel_edge_are_one_structure_unless_another_lies_between():
+    array = np.zeros((24, 12, 22))
+    array[2:10, 2:10, 2:10] = 1
+    array[10:16, 4:8, 10:18] = 1
+    surfaces, findings = surfaces_from_labels(labels_of(array), {"coccyx": 1})
+    assert_sound(surfaces["coccyx"])
+    assert findings["coccyx"].islands == ()
+    assert np.allclose(surfaces["coccyx"].bounds, [[1.5, 1.5, 1.5], [15.5, 9.5, 17.5]], atol=0.5)
+    array[10, :, 9] = array[9, :, 10] = 2
+    assert surfaces_from_labels(labels_of(array), {"coccyx": 1})[1]["coccyx"].islands
+
+
 def test_cavities_are_filled_and_reported_and_tunnels_stay():
     array = np.zeros((24, 24, 24))
     array[2:22, 2:22, 2:22] = 1
