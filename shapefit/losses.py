@@ -4,17 +4,20 @@ Images are (B, H, W); `valid` (B, H, W) or (H, W) is 1 where a pixel counts and 
 Similarities lie in [-1, 1] and are larger for better matches; each returns one number per image.
 """
 
+from functools import lru_cache
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, pad
 
 
 def box_mean(image: Float[Tensor, "B H W"], window: int) -> Float[Tensor, "B H W"]:
-    """Mean over a window of `window` pixels (odd) around each pixel; beyond the border counts as zero."""
-    half = window // 2
-    rows = avg_pool2d(pad(image[:, None], (0, 0, half, half)), (window, 1), stride=1)
-    return avg_pool2d(pad(rows, (half, half, 0, 0)), (1, window), stride=1)[:, 0]
+    """Mean over a window of `window` pixels (odd) around each pixel; beyond the border counts as zero.
+
+    Two products with band matrices: for images of some hundred pixels faster than pooling, also backwards.
+    """
+    rows, columns = (_band(n, window).to(image) for n in image.shape[1:])
+    return rows @ image @ columns
 
 
 class LocalStatistics:
@@ -78,3 +81,9 @@ def soft_dice(
 def coefficient_prior(coefficients: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch"]:
     """Half the squared Mahalanobis distance from the mean shape: -log of the model's density, up to a constant."""
     return 0.5 * coefficients.square().sum(-1)
+
+
+@lru_cache(maxsize=64)
+def _band(size: int, window: int) -> Tensor:
+    place = torch.arange(size)
+    return ((place[:, None] - place).abs() <= window // 2).float() / window

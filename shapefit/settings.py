@@ -45,7 +45,7 @@ class BuildSettings:
 class EvaluateSettings:
     """How results are measured against references."""
 
-    samples: int = 20_000
+    samples: int = 10_000
     """points spread over each structure's surface, uniform in area"""
     tolerances: tuple[float, ...] = (1.0, 2.0, 3.0)
     """mm, distances within which surface Dice counts two surfaces as one"""
@@ -63,3 +63,87 @@ class SurfaceSettings:
     """faces per structure after decimation; smaller meshes are left as they are"""
     smoothing: float = 1.2
     """voxels, standard width of the Gaussian that takes away the staircase; 0 leaves it"""
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How shape and pose are found from X-rays."""
+
+    view: str = "ap"
+    """which view an X-ray without a pose is expected to be: ap, pa, lateral, lateral-right, or any of them"""
+    rotation_range: float = 30.0
+    """degrees, how far the patient may be turned from the expected view about each axis"""
+    translation_range: float = 50.0
+    """mm, how far the bone may lie from where the principal rays of given poses meet"""
+    depth_range: tuple[float, float] = (0.63, 0.86)
+    """distance of the bone from the source, as a share of sdd, where no pose is given"""
+    free_views: bool = False
+    """estimate the pose of every view; given poses are not used"""
+    modes: int = 20
+    """shape modes that are fitted; fewer if the model has fewer"""
+    prior_weight: float = 0.02
+    """how much half the squared Mahalanobis distance of the shape counts against similarity, per view"""
+    image_weight: float = 0.2
+    """how much likeness to the image counts beside the overlap with a mask"""
+    shell: float = 2.0
+    """mm, thickness of the cortical shell in the model's X-ray"""
+    interior: float = 0.35
+    """attenuation of the interior relative to the cortical shell"""
+    windows: tuple[float, ...] = (20.0, 40.0, 76.0)
+    """mm on the detector, widths of the windows of local correlation"""
+    start_pixels: int = 96
+    """pixels along the longer side of the image while starts are searched"""
+    fine_pixels: int = 192
+    """pixels along the longer side of the image in the last steps"""
+    starts: int = 24
+    """how many starts are refined"""
+    finalists: int = 4
+    """how many of them are refined on the fine image"""
+    steps: tuple[int, int, int] = (30, 30, 80)
+    """optimisation steps for all starts, for the finalists, and for the winner"""
+    accept: float = 0.0
+    """similarity below which a fit from the image alone is declared failed (0 to 1)"""
+    accept_dice: float = 0.8
+    """Dice with the masks below which a fit to masks is declared failed (0 to 1)"""
+    seed: int = 0
+    """kept in the record; the fit itself draws nothing at random"""
+    device: str = "cpu"
+    """cpu or cuda"""
+
+
+@dataclass(frozen=True)
+class RenderSettings:
+    """What picture is drawn of a model or of meshes."""
+
+    picture: str = "paths"
+    """paths: mm of bone along each ray; xray: intensity in [0, 1] with soft tissue and noise, bone dark"""
+    view: str = ""
+    """ap, pa, lateral or lateral-right: put the bone there instead of where the camera file's pose has it"""
+    depth: float = 0.7
+    """distance of the bone's centre from the source, as a share of sdd, where a view is named"""
+    coefficients: tuple[float, ...] = ()
+    """standard deviations of the first shape modes, for a model; the others are 0"""
+    seed: int = 0
+    """of the noise and soft tissue of an X-ray"""
+
+
+@dataclass(frozen=True)
+class ProjectSettings:
+    """How a model is fitted to the surfaces of a 3D segmentation."""
+
+    modes: int = 0
+    """shape modes that are fitted; 0 means all"""
+    prior_weight: float = 0.002
+    """mm that half the squared Mahalanobis distance of the shape counts against the mean distance"""
+    samples: int = 12_000
+    """points of all target surfaces together, uniform in area"""
+    starts: int = 5
+    """orientations tried: the axes as they are, then the principal axes in their four right-handed ways"""
+    rigid_steps: int = 40
+    """closest-point steps of the placement alone"""
+    steps: int = 30
+    """closest-point steps of placement and shape together"""
+    softening: float = 0.5
+    """mm, distances below this count squared, above it linearly"""
+    seed: int = 0
+    """of the random surface samples"""

@@ -1,0 +1,326 @@
+"""Shape and pose from X-rays: starts, refined by gradient descent from coarse to fine.
+
+A pose moves by tangent steps: a rotation about the bone's own origin and a translation, around a base
+that is renewed at every stage. Where the cameras' poses are given, one motion of the bone serves all
+views; where they are free, every view has its own and the shape is shared. Many candidates are
+refined side by side as one batch; the better ones go on to the next stage.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from shapefit import se3
+from shapefit.fit import start
+from shapefit.fit.coarse import coarsened
+from shapefit.fit.objective import Evidence, bone_xray, evidence, overlap, similarity
+from shapefit.image_metrics import mask_dice
+from shapefit.losses import coefficient_prior
+from shapefit.settings import FitSettings
+from shapefit.shape_model import ShapeModel
+from shapefit.view import IGNORE, View
+
+COARSE_FACES = 1200  # per structure, while starts are searched
+TURN = 0.1  # rad, a unit step of rotation
+SHIFT = 10.0  # mm, a unit step of translation
+DEPTH = 30.0  # mm, a unit step along the principal ray, which one view hardly sees
+BACKGROUND_SHARE = 0.5  # mm of path from which a pixel counts as covered, for the Dice that is reported
+
+
+@dataclass(frozen=True)
+class XRayFit:
+    """A bone found in X-rays. World and camera poses in mm, RAS."""
+
+    coefficients: Float[Tensor, "K"]  # standard deviations
+    scale: float  # 1: size is part of the shape model
+    world_from_model: Float[Tensor, "4 4"]
+    world_from_camera: Float[Tensor, "N 4 4"]
+    vertices: Float[Tensor, "V 3"]  # world mm
+    losses: list[float]  # per view
+    terms: list[dict[str, float]]  # per view
+    dice: list[dict[str, float] | None]  # per view with a mask: structure -> Dice
+    converged: bool
+    reason: str  # why, in words
+    history: list[dict]  # stage, step, loss
+    seconds: float
+
+
+class _Stage(NamedTuple):
+    """One stretch of descent."""
+
+    name: str
+    steps: int
+    modes: int
+    rate: float  # units (see TURN, SHIFT, DEPTH; 1 std of shape) per first step
+    temperature: float  # mm, of silhouettes
+    blur: int  # pixels, of silhouettes
+
+
+class _Candidates(NamedTuple):
+    """B guesses. A pose takes the bone to its world, or to each camera where views are free (P = N)."""
+
+    poses: Float[Tensor, "B P 4 4"]
+    coefficients: Float[Tensor, "B K"]
+
+
+class _Problem(NamedTuple):
+    """What a candidate is judged by, at one resolution of mesh and images."""
+
+    model: ShapeModel
+    seen: list[Evidence]
+    camera_from_world: Float[Tensor, "N 4 4"] | None  # None: views are free
+    settings: FitSettings
+
+
+def fit_xrays(
+    model: ShapeModel,
+    views: Sequence[View],
+    settings: FitSettings = FitSettings(),
+    progress: Callable[[str, float], None] | None = None,
+    init: Mapping | None = None,
+) -> XRayFit:
+    """The shape and pose of a model that best explain one or several X-rays of one bone.
+
+    Views with poses are trusted relative to one another unless `settings.free_views`; then, or where a
+    pose is missing, each view's pose is estimated and the world is the model's frame. `init` is the
+    record of an earlier fit of the same views. A fit that does not explain the images is returned with
+    `converged=False` and the reason. Raises ValueError for no views, a mix of posed and unposed views,
+    masks that name structures beyond the model's, and an `init` that does not match.
+    """
+    began = time.monotonic()
+    report = progress or (lambda text, share: None)
+    free, masked = _check(model, views, settings)
+    few = model.truncate(min(settings.modes, model.modes))
+    camera_from_world = None if free else torch.stack([se3.inverse(v.world_from_camera.double()) for v in views])
+
+    def problem(shapes: ShapeModel, pixels: int) -> _Problem:
+        seen = [evidence(v, settings, pixels, len(model.names), masked) for v in views]
+        return _Problem(shapes, seen, camera_from_world, settings)
+
+    coarse = problem(coarsened(few, COARSE_FACES), settings.start_pixels)
+    fine = problem(few, settings.fine_pixels)
+    history: list[dict] = []
+    rough, middle, last = settings.steps
+    some = min(5, few.modes)
+    if init is not None:
+        candidates = _from_record(init, few, len(views), free)
+    else:
+        report("searching views", 0.0)
+        candidates = _starts(coarse, views)
+        candidates = _descend(coarse, candidates, _Stage("starts", rough, some, 0.25, 6.0, 5), history)
+        if free and len(views) > 1:
+            candidates = _merge(candidates, len(views), coarse)
+        candidates = _best(coarse, candidates, settings.finalists, _Stage("", 0, some, 0, 6.0, 5))
+    report("refining", 0.4)
+    medium = fine._replace(model=coarsened(few, 3 * COARSE_FACES))
+    candidates = _descend(medium, candidates, _Stage("finalists", middle, some, 0.15, 3.0, 5), history)
+    candidates = _best(medium, candidates, 1, _Stage("", 0, some, 0, 3.0, 5))
+    report("fitting shape and pose", 0.6)
+    candidates = _descend(fine, candidates, _Stage("shape", last, few.modes, 0.1, 2.0, 3), history)
+    report("done", 1.0)
+    return _result(model, few, fine, candidates, views, history, time.monotonic() - began)
+
+
+def _check(model: ShapeModel, views: Sequence[View], settings: FitSettings) -> tuple[bool, Bool[Tensor, "S"]]:
+    if not views:
+        raise ValueError("a fit needs at least one view")
+    known = [view.world_from_camera is not None for view in views]
+    if not settings.free_views and any(known) and not all(known):
+        raise ValueError(
+            f"{known.count(False)} of {len(views)} views have no pose; give all, or free them all (--free-views)"
+        )
+    count, found = len(model.names), set()
+    for view in views:
+        if view.mask is not None:
+            ids = set(view.mask.unique().tolist()) - {0, IGNORE}
+            if beyond := sorted(i for i in ids if i > count):
+                raise ValueError(f"{view.name}: the mask has labels {beyond}, the model structures 1..{count}")
+            found |= ids
+    masked = torch.tensor([s + 1 in found for s in range(count)])
+    if any(view.mask is not None for view in views) and not found:
+        raise ValueError("the masks show none of the model's structures: they hold only background or 255")
+    return settings.free_views or not all(known), masked
+
+
+def _starts(problem: _Problem, views: Sequence[View]) -> _Candidates:
+    """Candidates from every view on its own: (N starts, 1) free views, or shared poses of the bone."""
+    settings, model = problem.settings, problem.model
+    bone = start.Bone(model.mean, model.faces, model.structure)
+    poses = []
+    for n, (view, seen) in enumerate(zip(views, problem.seen, strict=True)):
+        if problem.camera_from_world is None:
+            found = start.search(bone, seen, start.unposed(settings, float(view.camera.sdd)), settings)
+            poses += [s.camera_from_bone for s in found]
+        else:
+            center = _meeting_point(problem.camera_from_world, float(view.camera.sdd))
+            camera_from_world = problem.camera_from_world[n]
+            found = start.search(bone, seen, start.posed(camera_from_world, center, settings), settings)
+            poses += [se3.inverse(camera_from_world) @ s.camera_from_bone for s in found]
+    return _Candidates(torch.stack(poses)[:, None], torch.zeros(len(poses), model.modes))
+
+
+def _meeting_point(camera_from_world: Tensor, sdd: float) -> Float[Tensor, "3"]:
+    """The point nearest to all principal rays (mm); for one view, or parallel ones, at 3/4 of sdd."""
+    world_from_camera = se3.inverse(camera_from_world)
+    origin, ray = world_from_camera[:, :3, 3], world_from_camera[:, :3, 2]
+    across = torch.eye(3, dtype=ray.dtype) - ray[:, :, None] * ray[:, None, :]
+    # a weak pull to the usual depth settles what parallel rays leave open
+    usual = (origin + 0.75 * sdd * ray).mean(0)
+    matrix = across.sum(0) + 1e-3 * torch.eye(3, dtype=ray.dtype)
+    return torch.linalg.solve(matrix, (across @ origin[..., None])[..., 0].sum(0) + 1e-3 * usual)
+
+
+def _judge(
+    problem: _Problem, candidates: _Candidates, stage: _Stage, own: Sequence[int] | None = None
+) -> tuple[Float[Tensor, "B"], list[dict[str, Tensor]]]:
+    """Loss of each candidate, and per view its terms. `own`: the one view that each candidate stands for."""
+    model, settings = problem.model, problem.settings
+    vertices = model.instance(candidates.coefficients)
+    total, terms = torch.zeros(len(vertices)), []
+    for n, seen in enumerate(problem.seen):
+        rows = slice(None) if own is None else [b for b, view in enumerate(own) if view == n]
+        poses = candidates.poses[rows]
+        pose = poses[:, min(n, poses.shape[1] - 1)]
+        if problem.camera_from_world is not None:
+            pose = problem.camera_from_world[n] @ pose
+        attenuation, paths = bone_xray(
+            vertices[rows], model.faces, model.structure, pose.to(vertices.dtype), seen.camera,
+            settings.shell, settings.interior,
+        )  # fmt: skip
+        term = similarity(attenuation, seen)
+        loss = 1 - 0.5 * (term["local"] + term["gradient"])
+        if seen.target is not None:
+            term["overlap"] = overlap(paths, seen, stage.temperature, stage.blur)
+            loss = (1 - term["overlap"]) + settings.image_weight * loss
+        term["loss"] = loss
+        terms.append(term)
+        total = total.index_add(0, torch.arange(len(vertices))[rows], loss)
+    count = 1 if own is not None else len(problem.seen)
+    return total / count + settings.prior_weight * coefficient_prior(candidates.coefficients) / count, terms
+
+
+def _descend(problem: _Problem, candidates: _Candidates, stage: _Stage, history: list[dict]) -> _Candidates:
+    """Adam with a cosine schedule (Kingma & Ba 2015) on tangent steps and the first `stage.modes` modes."""
+    own = _owners(problem, candidates)
+    batch, count = candidates.poses.shape[:2]
+    step = torch.zeros(batch, count, 6, requires_grad=True)
+    shape = candidates.coefficients[:, : stage.modes].clone().requires_grad_()
+    rest = candidates.coefficients[:, stage.modes :]
+    free = problem.camera_from_world is None
+    unit = torch.tensor([TURN] * 3 + [SHIFT, SHIFT, DEPTH if free else SHIFT])
+
+    def moved() -> _Candidates:
+        return _Candidates(_step(candidates.poses, step * unit), torch.cat([shape, rest], 1))
+
+    optimizer = torch.optim.Adam([step, shape], lr=stage.rate, betas=(0.8, 0.95))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, stage.steps, eta_min=0.05 * stage.rate)
+    for k in range(stage.steps):
+        optimizer.zero_grad()
+        loss, _ = _judge(problem, moved(), stage, own)
+        loss.sum().backward()
+        history.append({"stage": stage.name, "step": k, "loss": float(loss.detach().min())})
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        return moved()
+
+
+def _step(poses: Float[Tensor, "B P 4 4"], twist: Float[Tensor, "B P 6"]) -> Float[Tensor, "B P 4 4"]:
+    """Turn the bone about its own origin and shift it along the axes of the camera (or world)."""
+    turned = poses @ se3.exp(torch.cat([twist[..., :3], torch.zeros_like(twist[..., 3:])], -1).to(poses))
+    shift = torch.nn.functional.pad(twist[..., 3:, None], (3, 0, 0, 1)).to(poses)
+    return turned + shift
+
+
+def _owners(problem: _Problem, candidates: _Candidates) -> list[int] | None:
+    """Free views start apart: candidates in equal shares for view 0, 1, ..., each with one pose."""
+    views, (batch, poses) = len(problem.seen), candidates.poses.shape[:2]
+    if problem.camera_from_world is not None or poses == views:
+        return None
+    return [b * views // batch for b in range(batch)]
+
+
+@torch.no_grad()
+def _best(problem: _Problem, candidates: _Candidates, count: int, stage: _Stage) -> _Candidates:
+    loss, _ = _judge(problem, candidates, stage)
+    keep = loss.argsort()[:count]
+    return _Candidates(candidates.poses[keep], candidates.coefficients[keep])
+
+
+@torch.no_grad()
+def _merge(candidates: _Candidates, views: int, problem: _Problem) -> _Candidates:
+    """Each free view's best pose, with the mean of their shapes, as one candidate for all views."""
+    loss, _ = _judge(problem, candidates, _Stage("", 0, 0, 0, 6.0, 5), _owners(problem, candidates))
+    best = loss.view(views, -1).argmin(1) + torch.arange(views) * (len(loss) // views)
+    return _Candidates(
+        candidates.poses[best].transpose(0, 1), candidates.coefficients[best].mean(0, keepdim=True)
+    )
+
+
+def _from_record(record: Mapping, model: ShapeModel, views: int, free: bool) -> _Candidates:
+    try:
+        coefficients = torch.tensor(record["coefficients"], dtype=torch.float32)[: model.modes]
+        world_from_model = torch.tensor(record["world_from_model"], dtype=torch.float64)
+        cameras = [torch.tensor(v["world_from_camera"], dtype=torch.float64) for v in record["views"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"the start is not the record of a fit: {error!r} is missing or malformed") from error
+    if len(cameras) != views:
+        raise ValueError(f"the start has {len(cameras)} views, this fit {views}")
+    padded = torch.nn.functional.pad(coefficients, (0, model.modes - len(coefficients)))
+    poses = torch.stack([se3.inverse(c) @ world_from_model for c in cameras]) if free else world_from_model[None]
+    return _Candidates(poses[None], padded[None])
+
+
+@torch.no_grad()
+def _result(
+    model: ShapeModel,
+    few: ShapeModel,
+    problem: _Problem,
+    candidates: _Candidates,
+    views: Sequence[View],
+    history: list[dict],
+    seconds: float,
+) -> XRayFit:
+    _, terms = _judge(problem, candidates, _Stage("", 0, few.modes, 0, 2.0, 3))
+    settings, poses = problem.settings, candidates.poses[0].double()
+    coefficients = torch.nn.functional.pad(candidates.coefficients[0].double(), (0, model.modes - few.modes))
+    if problem.camera_from_world is None:
+        world_from_model, world_from_camera = torch.eye(4, dtype=torch.float64), se3.inverse(poses)
+    else:
+        world_from_model, world_from_camera = poses[0], se3.inverse(problem.camera_from_world)
+    vertices = se3.transform(world_from_model, model.instance(coefficients))
+    numbers = [{name: float(value[0]) for name, value in term.items()} for term in terms]
+    dice = [_dice(model, vertices, camera, view) for camera, view in zip(world_from_camera, views, strict=True)]
+    converged, reason = _verdict(numbers, dice, vertices, settings)
+    return XRayFit(
+        coefficients, 1.0, world_from_model, world_from_camera, vertices,
+        [n.pop("loss") for n in numbers], numbers, dice, converged, reason, history, seconds,
+    )  # fmt: skip
+
+
+def _dice(model: ShapeModel, vertices: Tensor, world_from_camera: Tensor, view: View) -> dict[str, float] | None:
+    if view.mask is None:
+        return None
+    from shapefit.render import render_mesh
+
+    camera_from_world = se3.inverse(world_from_camera)[None]
+    paths = render_mesh(vertices[None], model.faces, camera_from_world, view.camera, model.structure, check=False)
+    return mask_dice(paths[0] > BACKGROUND_SHARE, view.mask, model.names, view.valid)
+
+
+def _verdict(numbers: list[dict], dice: list, vertices: Tensor, settings: FitSettings) -> tuple[bool, str]:
+    if not torch.isfinite(vertices).all():
+        return False, "the descent left the finite numbers"
+    scores = [d for view in dice if view is not None for d in view.values()]
+    if scores:
+        mean = sum(scores) / len(scores)
+        good = mean >= settings.accept_dice
+        return good, f"mean Dice with the masks {mean:.3f}, {'at least' if good else 'below'} {settings.accept_dice}"
+    mean = sum(0.5 * (n["local"] + n["gradient"]) for n in numbers) / len(numbers)
+    good = mean >= settings.accept
+    return good, f"mean similarity with the images {mean:.3f}, {'at least' if good else 'below'} {settings.accept}"
