@@ -1,0 +1,13 @@
+"""One function per job: read, compute, write. What the command line does, for scripts.
+
+A job's files appear together when all of them are there; a job that raises leaves its output as it was.
+`progress(what, fraction)` is called now and then. ValueErrors name the file or option that is wrong.
+"""
+
+from shapefit.jobs.build import build_job
+from shapefit.jobs.evaluate import evaluate_job
+from shapefit.jobs.fit import fit_job
+from shapefit.jobs.project import project_job
+from shapefit.jobs.render import render_job
+
+__all__ = ["build_job", "evaluate_job", "fit_job", "project_job", "render_job"]

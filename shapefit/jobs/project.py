@@ -1,0 +1,45 @@
+"""A segmentation -> what a shape model can say of it at best."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from shapefit.fit.surface import fit_surface
+from shapefit.io.atomic import atomic_folder
+from shapefit.io.case import read_case
+from shapefit.io.mesh import write_surfaces
+from shapefit.io.model import read_model
+from shapefit.io.record import FILE, landmark_places, new_record, write_record
+from shapefit.settings import ProjectSettings
+
+
+def project_job(
+    model: str | Path,
+    case: Path,
+    output: Path,
+    settings: ProjectSettings,
+    command: str = "",
+    progress: Callable[[str, float], None] | None = None,
+) -> dict:
+    """The model fitted to a segmentation -> meshes (world mm) and fit.json; returns the record."""
+    shape_model = read_model(model)
+    surfaces = read_case(case, dict(zip(shape_model.names, shape_model.labels, strict=True))).surfaces
+    with atomic_folder(output, replaces=("report.html", "overlay_*.png")) as folder:
+        started = time.perf_counter()
+        fit = fit_surface(shape_model, surfaces, settings)
+        record = new_record(command, settings.seed, shape_model)
+        record |= {
+            "coefficients": fit.coefficients.tolist(),
+            "scale": 1.0,
+            "world_from_model": fit.world_from_model.tolist(),
+            "views": [],
+            "converged": True,
+            "reason": "",
+            "residual": fit.residual,
+            "landmarks": landmark_places(shape_model, fit.vertices),
+            "seconds": time.perf_counter() - started,
+            "history": [],
+        }
+        write_surfaces(folder, shape_model.surfaces(fit.vertices))
+        write_record(folder / FILE, record)
+    return record
