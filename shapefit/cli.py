@@ -1,0 +1,235 @@
+"""The command line: one function per command, nothing else. Everything heavy is imported inside them."""
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from shapefit.settings import (
+    BuildSettings,
+    EvaluateSettings,
+    FitSettings,
+    ProjectSettings,
+    RenderSettings,
+    SurfaceSettings,
+)
+
+BAD_INPUT, FIT_FAILED = 2, 3  # exit statuses
+
+Folder = Annotated[Path, tyro.conf.arg(aliases=("-o",), metavar="DIR")]
+File = Annotated[Path, tyro.conf.arg(aliases=("-o",), metavar="FILE")]
+Files = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE [FILE ...]")]
+Cases = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="CASE [CASE ...]")]
+Labels = Annotated[tuple[str, ...], tyro.conf.arg(metavar="STRUCTURE=LABEL [...]")]
+
+
+def build(
+    cases: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="CASE [CASE ...]")],
+    /,
+    *,
+    output: File,
+    labels: Labels = (),
+    settings: Annotated[BuildSettings, tyro.conf.arg(name="")] = BuildSettings(),
+    surface: SurfaceSettings = SurfaceSettings(),
+) -> int:
+    """Train a shape model from segmentations.
+
+    Args:
+        cases: label maps (NIfTI, NRRD), or folders of closed <structure>.ply, .stl or .obj meshes
+        output: the model, MODEL.h5; its card and report appear beside it
+        labels: which label is which structure, as in sacrum=1 hip_left=2; all meshes of a folder if absent
+    """
+    from shapefit.jobs import build_job
+
+    with _progress("build") as progress:
+        model = build_job(cases, _labels(labels), output, settings, surface, _command(), progress)
+    print(f"{model.metadata['id']}: {len(model.mean)} vertices, {len(model.std)} shape modes")
+    for suffix in (".h5", ".card.json", ".html"):
+        print(output.with_suffix(suffix))
+    return 0
+
+
+def project(
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")],
+    case: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CASE")],
+    /,
+    *,
+    output: Folder,
+    settings: Annotated[ProjectSettings, tyro.conf.arg(name="")] = ProjectSettings(),
+) -> int:
+    """Fit a shape model to a 3D segmentation: what the model can say at best.
+
+    Args:
+        model: a model file, or the name of a model that comes with shapefit (pelvis)
+        case: a label map, or a folder of meshes
+        output: for <structure>.ply (world mm) and fit.json
+    """
+    from shapefit.jobs import project_job
+
+    with _progress("project") as progress:
+        record = project_job(model, case, output, settings, _command(), progress)
+    for name, value in record["residual"].items():
+        print(f"{name}: {value:.2f}" if isinstance(value, float) else f"{name}: {value}")
+    print(output / "fit.json")
+    return 0
+
+
+def fit(
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE [IMAGE ...]")],
+    /,
+    *,
+    model: str,
+    output: Folder,
+    camera: Files = (),
+    mask: Files = (),
+    init: Path | None = None,
+    polarity: str = "auto",
+    seen_from: str = "source",
+    frame: int | None = None,
+    settings: Annotated[FitSettings, tyro.conf.arg(name="")] = FitSettings(),
+) -> int:
+    """Find shape and pose of a bone from one or more X-rays, jointly. Exit status 3: no fit was found.
+
+    Args:
+        images: X-rays: PNG, TIFF, NIfTI, DICOM or .npy
+        model: a model file, or the name of a model that comes with shapefit (pelvis)
+        output: for <structure>.ply (world mm), fit.json, overlay_<i>.png and report.html
+        camera: camera files (JSON), one per image; not needed for DICOM whose tags give the geometry
+        mask: integer images, one per X-ray: 1.. the model's structures in order, 0 background, 255 ignore
+        init: a fit.json whose shape and poses the fit starts from
+        polarity: how bone looks in the images: bone-dark, bone-bright or auto
+        seen_from: from where the images show the patient: source or detector (then they are flipped)
+        frame: which frame of an image with several, from 0
+    """
+    from shapefit.jobs import fit_job
+
+    with _progress("fit") as progress:
+        record = fit_job(
+            images, camera, model, output, settings, mask, init, polarity, seen_from, frame,
+            _command(), progress,
+        )  # fmt: skip
+    for view in record["views"]:
+        terms = ", ".join(f"{name} {value:.3f}" for name, value in view["terms"].items())
+        dice = "".join(f", Dice {name} {value:.3f}" for name, value in (view["dice"] or {}).items())
+        print(f"{view['name']}: loss {view['loss']:.4f} ({terms}){dice}")
+    print(f"{record['seconds']:.1f} s")
+    print(output / "report.html")
+    if not record["converged"]:
+        print(f"shapefit: no fit was found: {record['reason']}; no mesh was written", file=sys.stderr)
+        return FIT_FAILED
+    return 0
+
+
+def evaluate(
+    results: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DIR [DIR ...]")],
+    /,
+    *,
+    reference: Cases,
+    output: Folder,
+    labels: Labels = (),
+    structures: Annotated[tuple[str, ...], tyro.conf.arg(metavar="STRUCTURE [...]")] = (),
+    settings: Annotated[EvaluateSettings, tyro.conf.arg(name="")] = EvaluateSettings(),
+) -> int:
+    """Measure results against references: surface distances per structure and in all.
+
+    Args:
+        results: folders that `shapefit fit` or `shapefit project` wrote
+        reference: label maps or folders of meshes, one per result in the same order, or one for all
+        output: for metrics.json, metrics.csv and report.html
+        labels: labels of the reference's structures, where the result's model does not say them
+        structures: only these; all that the model has if absent
+    """
+    from shapefit.jobs import evaluate_job
+
+    with _progress("evaluate") as progress:
+        table = evaluate_job(
+            results, reference, output, settings, _labels(labels), structures, _command(), progress
+        )
+    for alignment, by_structure in table["table"].items():
+        figures = by_structure["all"]
+        shown = [f"{name} {figures[name]['mean']:.2f} mm" for name in ("assd", "hd95", "hausdorff")
+                 if name in figures and figures[name]["mean"] is not None]  # fmt: skip
+        print(f"{alignment}: {', '.join(shown) or 'nothing could be measured'}")
+    print(f"{table['cases']} cases, {len(table['failures'])} failures")
+    print(output / "report.html")
+    return 0
+
+
+def render(
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL_OR_MESHES")],
+    /,
+    *,
+    camera: Path,
+    output: File,
+    settings: Annotated[RenderSettings, tyro.conf.arg(name="")] = RenderSettings(),
+) -> int:
+    """Draw a path-length map or an X-ray of a model or of meshes.
+
+    Args:
+        source: a model (file or name), a mesh, or a folder of meshes in world mm
+        camera: a camera file (JSON); the identity is its pose if it names none
+        output: .png (16 bit; its text "scale" is the value of a grey level), .tif, .npy (float) or .nii.gz
+    """
+    from shapefit.jobs import render_job
+
+    drawn = render_job(source, camera, output, settings)
+    print(f"{drawn['lowest']:.4g} to {drawn['highest']:.4g} {'mm' if settings.picture == 'paths' else ''}")
+    print(output)
+    return 0
+
+
+def main() -> None:
+    """Run a command and exit: 0 done, 2 bad input, 3 no fit was found."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"shapefit {version('shapefit')}")
+        sys.exit(0)
+    commands = {"build": build, "project": project, "fit": fit, "evaluate": evaluate, "render": render}
+    description = "From one or a few fluoroscopy images to a patient's bone in 3D. `--version` says which."
+    _run(lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="shapefit", description=description))
+
+
+def fit_shape() -> None:
+    """`fit-shape`, a synonym of `shapefit fit`."""
+    _run(lambda: tyro.cli(fit, prog="fit-shape"))
+
+
+def _run(command: Callable[[], int]) -> None:
+    """What a person can put right is a line on stderr; anything else is a defect and keeps its traceback."""
+    try:
+        status = command()
+    except (ValueError, OSError) as error:
+        print(f"shapefit: error: {error}", file=sys.stderr)
+        status = BAD_INPUT
+    sys.exit(status)
+
+
+def _labels(given: Sequence[str]) -> dict[str, int]:
+    labels = {}
+    for entry in given:
+        name, _, label = entry.partition("=")
+        if not name or not label.isdecimal():
+            raise ValueError(f"--labels {entry!r} is not STRUCTURE=LABEL, as in sacrum=1")
+        labels[name] = int(label)
+    return labels
+
+
+def _command() -> str:
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[str, float], None]]:
+    from tqdm import tqdm
+
+    with tqdm(total=1.0, desc=what, bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}") as bar:
+
+        def report(stage: str, fraction: float) -> None:
+            bar.set_description_str(f"{what}, {stage}", refresh=False)
+            bar.update(min(max(fraction, bar.n), 1.0) - bar.n)
+
+        yield report
