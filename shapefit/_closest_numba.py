@@ -59,21 +59,26 @@ def _box_distance2(p, low, high):
 
 @njit(cache=True)
 def _closest_on_triangle(p, a, b, c):
-    """Barycentric weights of the point of triangle a b c nearest to p (Ericson 2005, 5.1.5)."""
-    ab, ac, ap = b - a, c - a, p - a
-    d1, d2 = np.sum(ab * ap), np.sum(ac * ap)
+    """Barycentric weights of the point of triangle a b c nearest to p (Ericson 2005, 5.1.5).
+
+    Written out in numbers: small arrays would be allocated for every triangle asked.
+    """
+    abx, aby, abz = b[0] - a[0], b[1] - a[1], b[2] - a[2]
+    acx, acy, acz = c[0] - a[0], c[1] - a[1], c[2] - a[2]
+    x, y, z = p[0] - a[0], p[1] - a[1], p[2] - a[2]
+    d1, d2 = abx * x + aby * y + abz * z, acx * x + acy * y + acz * z
     if d1 <= 0 and d2 <= 0:
         return 1.0, 0.0, 0.0
-    bp = p - b
-    d3, d4 = np.sum(ab * bp), np.sum(ac * bp)
+    x, y, z = p[0] - b[0], p[1] - b[1], p[2] - b[2]
+    d3, d4 = abx * x + aby * y + abz * z, acx * x + acy * y + acz * z
     if d3 >= 0 and d4 <= d3:
         return 0.0, 1.0, 0.0
     vc = d1 * d4 - d3 * d2
     if vc <= 0 and d1 >= 0 and d3 <= 0:
         v = d1 / (d1 - d3)
         return 1 - v, v, 0.0
-    cp = p - c
-    d5, d6 = np.sum(ab * cp), np.sum(ac * cp)
+    x, y, z = p[0] - c[0], p[1] - c[1], p[2] - c[2]
+    d5, d6 = abx * x + aby * y + abz * z, acx * x + acy * y + acz * z
     if d6 >= 0 and d5 <= d6:
         return 0.0, 0.0, 1.0
     vb = d5 * d2 - d1 * d6
@@ -106,9 +111,12 @@ def closest(points, corners, order, low, high, first, last, right):
                 continue
             for k in range(first[node], last[node]):
                 f = order[k]
-                u, v, w = _closest_on_triangle(p, corners[f, 0], corners[f, 1], corners[f, 2])
-                offset = p - (u * corners[f, 0] + v * corners[f, 1] + w * corners[f, 2])
-                distance2 = np.sum(offset * offset)
+                a, b, c = corners[f, 0], corners[f, 1], corners[f, 2]
+                u, v, w = _closest_on_triangle(p, a, b, c)
+                distance2 = 0.0
+                for axis in range(3):
+                    offset = p[axis] - (u * a[axis] + v * b[axis] + w * c[axis])
+                    distance2 += offset * offset
                 if distance2 < best:
                     best, face[i] = distance2, f
                     weights[i, 0], weights[i, 1], weights[i, 2] = u, v, w
