@@ -15,8 +15,7 @@ from torch.nn.functional import interpolate
 
 from shapefit.camera import Camera
 from shapefit.losses import LocalStatistics, box_mean, gradient_correlation, local_correlation, soft_dice
-from shapefit.mesh import vertex_normals
-from shapefit.render import render_mesh
+from shapefit.render.xray import shell_and_interior
 from shapefit.settings import FitSettings
 from shapefit.view import IGNORE, View
 
@@ -79,14 +78,10 @@ def bone_xray(
 
     `shell` is the thickness of the cortex in mm, `interior` the attenuation inside relative to it.
     """
-    count = int(structure.max()) + 1
-    inner = vertices - shell * vertex_normals(vertices, faces)
-    both = torch.cat([vertices, inner], 1)
-    both_faces = torch.cat([faces, faces + vertices.shape[1]])
-    channel = torch.cat([structure, torch.full_like(structure, count)])
-    paths = render_mesh(both, both_faces, camera_from_bone, camera, channel, check=False)
-    outer, inside = paths[:, :count], paths[:, count]
-    return outer.sum(1) - (1 - interior) * inside, outer
+    outer, inside = shell_and_interior(
+        vertices, faces, camera_from_bone, camera, shell, structure, check=False
+    )
+    return outer.sum(1) - (1 - interior) * inside[:, 0], outer
 
 
 def similarity(attenuation: Float[Tensor, "B H W"], seen: Evidence) -> dict[str, Float[Tensor, "B"]]:

@@ -1,5 +1,6 @@
-"""Differentiable X-rays of meshes."""
+"""Differentiable X-rays of meshes, and simulated X-ray pictures."""
 
 from shapefit.render.mesh import render_depths, render_mesh
+from shapefit.render.xray import Exposure, shell_and_interior, simulate_view
 
-__all__ = ["render_depths", "render_mesh"]
+__all__ = ["Exposure", "render_depths", "render_mesh", "shell_and_interior", "simulate_view"]
