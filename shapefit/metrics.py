@@ -6,16 +6,19 @@ and never left out of a count.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import trimesh
 
 from shapefit.alignment import Alignment, align
 from shapefit.image_metrics import in_view, mask_dice, pose_errors
+from shapefit.mesh import boundary_edges
 from shapefit.settings import EvaluateSettings
 from shapefit.surface_distance import (
     SurfaceSamples,
     distances_to,
+    distances_to_either,
     join,
     pool,
     sample,
@@ -42,7 +45,8 @@ def compare(
     """Surface distances and overlaps of a result and its reference, both in world mm.
 
     `structures` are those that must be there (all that occur in either, if absent). One that is missing,
-    empty, open or not finite on either side has `{"failed": reason}` instead of figures, and so has "all".
+    empty, open, inside out or not finite on either side has `{"failed": reason}` instead of figures, and
+    so has "all".
     One alignment serves all structures, so that bones misplaced against each other stay an error after it.
     With posed `views`, a structure also has figures for the samples that project inside at least one
     detector ("in_view", judged where the result was found, before alignment) and the rest ("out_of_view").
@@ -70,24 +74,28 @@ def compare(
         "metrics": {},
     }
     samples = {s: _sampled(result[s], reference[s], settings, views) for s in good}
+    alignments = {}
+    if good:
+        alignments = _alignments([result[s] for s in good], [reference[s] for s in good], settings)
     for kind in ALIGNMENTS:
         figures = {s: {"failed": reason} for s, reason in broken.items()}
         if good:
-            alignment = _alignment(kind, [result[s] for s in good], [reference[s] for s in good], settings)
+            alignment = alignments[kind]
             moved = {s: result[s].copy() for s in good}
             for mesh in moved.values():
                 mesh.apply_transform(alignment.matrix)
             if kind != "absolute":
                 record["alignment"][kind] = _describe(alignment, join([result[s] for s in good]))
+            measured = {s: _measured(samples[s], moved[s], reference[s], alignment) for s in good}
             for s in good:
-                figures[s] = _figures([s], moved, reference, samples, alignment, settings)
-        failed = {"failed": "not all structures can be compared: " + "; ".join(broken.values())}
+                figures[s] = _figures([measured[s]], [moved[s]], [reference[s]], settings)
         if broken:
-            figures[ALL] = failed
+            figures[ALL] = {"failed": "not all structures can be compared: " + "; ".join(broken.values())}
         elif len(names) == 1:
             figures[ALL] = figures[names[0]]
         else:
-            figures[ALL] = _figures(names, moved, reference, samples, alignment, settings)
+            either = [_to_either(measured, s, moved, reference) for s in names]
+            figures[ALL] = _figures(either, list(moved.values()), [reference[s] for s in names], settings)
         record["metrics"][kind] = {s: figures[s] for s in [*names, ALL]}
     return record
 
@@ -143,10 +151,10 @@ def _broken(result: Surfaces, reference: Surfaces, structure: str) -> str | None
             return f"{structure} is empty in the {side}"
         if not np.isfinite(mesh.vertices).all():
             return f"{structure} has coordinates that are not finite in the {side}"
-        if not mesh.is_watertight:
-            return f"{structure} is not closed in the {side}"
-        if not mesh.area > 0:
-            return f"{structure} has no area in the {side}"
+        if count := boundary_edges(np.asarray(mesh.faces)):
+            return f"{structure} is not closed in the {side}: {count} boundary edges"
+        if not mesh.volume > 0:
+            return f"{structure} is inside out or has no volume in the {side}"
     return None
 
 
@@ -163,12 +171,13 @@ def _sampled(
     return a, in_view(a.point, views), b, in_view(b.point, views)
 
 
-def _alignment(
-    kind: str, result: list[trimesh.Trimesh], reference: list[trimesh.Trimesh], settings: EvaluateSettings
-) -> Alignment:
-    if kind == "absolute":
-        return Alignment(np.eye(4), "none")
-    return align(join(result), join(reference), scale=kind == "similarity", seed=settings.seed)
+def _alignments(
+    result: list[trimesh.Trimesh], reference: list[trimesh.Trimesh], settings: EvaluateSettings
+) -> dict[str, Alignment]:
+    source, target = join(result), join(reference)
+    rigid = align(source, target, scale=False, seed=settings.seed)
+    similarity = align(source, target, scale=True, seed=settings.seed, start=rigid.matrix)
+    return {"absolute": Alignment(np.eye(4), "none"), "rigid": rigid, "similarity": similarity}
 
 
 def _describe(alignment: Alignment, result: trimesh.Trimesh) -> dict:
@@ -182,30 +191,55 @@ def _describe(alignment: Alignment, result: trimesh.Trimesh) -> dict:
     }
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """Samples of both surfaces of a structure with their distances to the other one, and what is in view."""
+
+    a: SurfaceSamples  # of the result, aligned
+    forth: np.ndarray
+    a_seen: np.ndarray | None
+    b: SurfaceSamples  # of the reference
+    back: np.ndarray
+    b_seen: np.ndarray | None
+
+
+def _measured(
+    pair: _Pair, moved: trimesh.Trimesh, reference: trimesh.Trimesh, alignment: Alignment
+) -> _Measured:
+    a, a_seen, b, b_seen = pair
+    a = a.moved(alignment.matrix)
+    return _Measured(a, distances_to(a, reference), a_seen, b, distances_to(b, moved), b_seen)
+
+
+def _to_either(
+    measured: Mapping[str, _Measured], structure: str, moved: Surfaces, reference: Surfaces
+) -> _Measured:
+    """The same samples with their distances to the nearest structure, be it their own or another."""
+    m = measured[structure]
+    others = [s for s in measured if s != structure]
+    forth = distances_to_either(m.a, m.forth, [reference[s] for s in others])
+    return replace(m, forth=forth, back=distances_to_either(m.b, m.back, [moved[s] for s in others]))
+
+
 def _figures(
-    names: Sequence[str],
-    moved: Surfaces,
-    reference: Surfaces,
-    samples: Mapping[str, _Pair],
-    alignment: Alignment,
+    parts: Sequence[_Measured],
+    result: list[trimesh.Trimesh],
+    reference: list[trimesh.Trimesh],
     settings: EvaluateSettings,
 ) -> dict:
-    """Figures of some structures taken as one surface, the result's already moved by the alignment."""
-    result_meshes, reference_meshes = [moved[s] for s in names], [reference[s] for s in names]
-    a = pool([samples[s][0] for s in names]).moved(alignment.matrix)
-    b = pool([samples[s][2] for s in names])
-    forth, back = distances_to(a, join(reference_meshes)), distances_to(b, join(result_meshes))
+    """Figures of one or more structures taken as one surface."""
+    a, b = pool([m.a for m in parts]), pool([m.b for m in parts])
+    forth, back = np.concatenate([m.forth for m in parts]), np.concatenate([m.back for m in parts])
     figures: dict = {"failed": None}
     figures |= summarise(forth, a.weight, back, b.weight, settings.tolerances) or {}
-    figures["volume_dice"] = volume_dice(result_meshes, reference_meshes, settings.voxel)
-    if samples[names[0]][1] is not None:
-        a_seen = np.concatenate([samples[s][1] for s in names])
-        b_seen = np.concatenate([samples[s][3] for s in names])
+    figures["volume_dice"] = volume_dice(result, reference, settings.voxel)
+    if all(m.a_seen is not None for m in parts):
+        a_seen, b_seen = np.concatenate([m.a_seen for m in parts]), np.concatenate([m.b_seen for m in parts])
         for part, a_in, b_in in (("in_view", a_seen, b_seen), ("out_of_view", ~a_seen, ~b_seen)):
             weights = a.where(a_in).weight, b.where(b_in).weight
             share = (weights[0].sum() + weights[1].sum()) / (a.weight.sum() + b.weight.sum())
-            part_figures = summarise(forth[a_in], weights[0], back[b_in], weights[1], settings.tolerances)
-            figures[part] = part_figures and {"area_share": float(share)} | part_figures
+            found = summarise(forth[a_in], weights[0], back[b_in], weights[1], settings.tolerances)
+            figures[part] = found and {"area_share": float(share)} | found
     return figures
 
 

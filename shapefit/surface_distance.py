@@ -74,6 +74,23 @@ def distances_to(samples: SurfaceSamples, mesh: trimesh.Trimesh) -> Float[np.nda
     ).distance
 
 
+def distances_to_either(
+    samples: SurfaceSamples, known: Float[np.ndarray, " N"], others: Sequence[trimesh.Trimesh]
+) -> Float[np.ndarray, " N"]:
+    """Distance in mm to the nearest of several meshes, of which one's distances are known.
+
+    Another mesh is asked only about samples that are nearer to its bounding box than known.
+    """
+    nearest = known.copy()
+    for mesh in others:
+        low, high = mesh.bounds
+        to_box = np.maximum(np.maximum(low - samples.point, samples.point - high), 0)
+        near = np.linalg.norm(to_box, axis=1) < nearest
+        if near.any():
+            nearest[near] = np.minimum(nearest[near], distances_to(samples.where(near), mesh))
+    return nearest
+
+
 def summarise(
     forth: Float[np.ndarray, " N"],
     forth_weight: Float[np.ndarray, " N"],
