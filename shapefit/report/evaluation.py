@@ -22,7 +22,7 @@ from shapefit.report.page import (
     verdict,
     write_page,
 )
-from shapefit.report.scene_mesh import lighten, pack_result
+from shapefit.report.scene_mesh import error_map, lighten, pack_result
 
 Surfaces = dict[str, trimesh.Trimesh]
 IN_TABLE = ("assd", "hd95", "hausdorff", "volume_dice")
@@ -179,7 +179,8 @@ def _cases(records: Sequence[dict], colours: Mapping[str, str]) -> str:
                 )
         tables += (
             f'<div class="scroll" data-kind="{kind}"><table class="wide" data-sortable><thead><tr>'
-            f'<th>case</th><th class="text">structure</th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
+            f'<th>case</th><th class="text">structure</th>{heads}</tr></thead><tbody>{rows}</tbody></table>'
+            "</div>"
         )
     controls = f'<div class="controls">{choice("kind", KINDS, "absolute")}</div>'
     return section(
@@ -210,14 +211,14 @@ def _scenes(
     for which, assd, n in chosen:
         result, reference = pairs[n]
         light = lighten({s: result[s] for s in records[n]["structures"]})
-        identity = {"absolute": Alignment(np.eye(4), "none")}
+        distances = error_map(light, reference, {"absolute": Alignment(np.eye(4), "none")})
         scenes.append(
             {
                 "which": which,
                 "case": records[n]["case"],
                 "assd": assd,
                 "top": max(3.0, records[n]["metrics"]["absolute"][ALL]["hd95"]),
-                "meshes": pack_result(light, colours, (), reference, identity),
+                "meshes": pack_result(light, colours, distances=distances),
             }
         )
     return scenes
@@ -228,7 +229,8 @@ def _space(scenes: Sequence[dict], colours: dict[str, str]) -> str:
         return ""
     figures = "".join(
         f'<figure><div class="scene" id="scene{n}" data-together="a"></div><figcaption>'
-        f"<b>{escape(s['case'])}</b>, the {s['which']} case: ASSD {number(s['assd'])} mm as found</figcaption></figure>"
+        f"<b>{escape(s['case'])}</b>, the {s['which']} case: ASSD {number(s['assd'])} mm as found"
+        "</figcaption></figure>"
         for n, s in enumerate(scenes)
     )
     return section(

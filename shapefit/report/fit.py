@@ -16,7 +16,7 @@ from shapefit.report.figures import DEFINITIONS, part_rows, rows_by_alignment, s
 from shapefit.report.fit_text import fit_caption, fit_details, fit_facts, fit_limits, fit_title, fit_verdict
 from shapefit.report.overlay import stack
 from shapefit.report.page import LOOK, choice, escape, section, structure_switches, write_page
-from shapefit.report.scene_mesh import lighten, pack_result, pack_truth, unseen_share, vertex_distances
+from shapefit.report.scene_mesh import error_map, lighten, pack_result, pack_truth, unseen_share
 from shapefit.settings import EvaluateSettings
 from shapefit.view import View
 
@@ -50,10 +50,9 @@ def fit_page(
     history = record.get("history", []) if history is None else list(history)
     if truth and metrics is None:
         metrics = compare(surfaces, truth, EvaluateSettings(), list(truth), known, name="fit")
-    alignments = _alignments(metrics)
     unseen = unseen_share(surfaces, known) if known else None
     light = lighten(surfaces)
-    result = pack_result(light, colours, known, truth, alignments) if surfaces else []
+    distances = error_map(light, truth, _alignments(metrics)) if truth else {}
 
     parts = [
         fit_verdict(record, note),
@@ -71,11 +70,11 @@ def fit_page(
         "shapefit · report of a fit",
         "\n".join(parts),
         {
-            "result": result,
+            "result": pack_result(light, colours, known, distances),
             "truth": pack_truth(truth) if truth and surfaces else [],
             "unseen": UNSEEN,
             "scale": list(DISTANCE_SCALE),
-            "top": _tops(light, truth, alignments),
+            "top": {kind: _top(of) for kind, of in distances.items() if of},
             "history": [
                 {"stage": str(h["stage"]), "loss": float(h["loss"])} for h in history if _finite(h["loss"])
             ],
@@ -132,8 +131,8 @@ def _scenes(colours: dict[str, str], measured: bool, unseen: float | None) -> st
     place = '<figure><div class="scene" id="{}" data-together="a"></div><figcaption>{}</figcaption></figure>'
     scenes = place.format("result", "The result")
     if measured:
-        buttons = choice("aligned", aligned, "absolute")
-        scenes += place.format("error", f"Distance of the result from the true surface {buttons}")
+        scenes += place.format("error", "Distance of the result from the true surface")
+        ghost += f"<label>error map {choice('aligned', aligned, 'absolute')}</label>"
     return section(
         "In space",
         f'<div class="controls">{LOOK}{switches}{ghost}</div>'
@@ -198,19 +197,9 @@ def _alignments(metrics: dict | None) -> dict[str, Alignment]:
     return found
 
 
-def _tops(light: Surfaces, truth: Surfaces | None, alignments: dict[str, Alignment]) -> dict[str, float]:
-    """The end of the colour scale for each alignment, mm: nearly the largest distance, at least 3."""
-    if not truth:
-        return {}
-    tops = {}
-    for kind, alignment in alignments.items():
-        distances = [
-            vertex_distances(np.asarray(mesh.vertices), truth[name], alignment.matrix)
-            for name, mesh in light.items()
-            if name in truth
-        ]
-        tops[kind] = max(3.0, float(np.percentile(np.concatenate(distances), 99))) if distances else 3.0
-    return tops
+def _top(by_structure: dict[str, np.ndarray]) -> float:
+    """The end of a colour scale, mm: nearly the largest distance, at least 3."""
+    return max(3.0, float(np.percentile(np.concatenate(list(by_structure.values())), 99)))
 
 
 def _finite(value: float | None) -> bool:

@@ -25,6 +25,11 @@ const shapefit = (() => {
     return out;
   }
 
+  function cameraFrom(name) {
+    const up = name === "above" ? { x: 0, y: 1, z: 0 } : { x: 0, y: 0, z: 1 };
+    return { eye: EYES[name], up, projection: { type: "orthographic" } };
+  }
+
   function trace(mesh) {
     const [x, y, z] = columns(floats(mesh.vertices)), [i, j, k] = columns(integers(mesh.faces));
     return {
@@ -36,14 +41,27 @@ const shapefit = (() => {
     };
   }
 
-  function sceneLayout(eye) {
-    const hidden = { visible: false, showspikes: false };
+  // Fixed axes around all traces, `room` times as wide: nothing jumps when bones change or disappear.
+  function frame(traces, room) {
+    const axes = ["x", "y", "z"].map((axis) => {
+      let low = Infinity, high = -Infinity;
+      for (const t of traces) for (const v of t[axis]) { if (v < low) low = v; if (v > high) high = v; }
+      const middle = (low + high) / 2, half = Math.max((high - low) / 2, 1e-3) * room;
+      return [middle - half, middle + half];
+    });
+    const size = axes.map(([low, high]) => high - low), largest = Math.max(...size);
+    return { axes, ratio: size.map((s) => (1.9 * s) / largest) };
+  }
+
+  function sceneLayout(eye, traces, room) {
+    const { axes, ratio } = frame(traces, room || 1.02);
+    const hidden = (n) => ({ visible: false, showspikes: false, range: axes[n], autorange: false });
     return {
       margin: { l: 0, r: 0, t: 0, b: 0 }, showlegend: false, paper_bgcolor: "rgba(0,0,0,0)",
       font: { family: FONT, size: 12, color: "#62625f" },
       scene: {
-        xaxis: hidden, yaxis: hidden, zaxis: hidden, aspectmode: "data", dragmode: "orbit",
-        camera: { eye: EYES[eye || "oblique"], up: { x: 0, y: 0, z: 1 }, projection: { type: "orthographic" } },
+        xaxis: hidden(0), yaxis: hidden(1), zaxis: hidden(2), dragmode: "orbit", aspectmode: "manual",
+        aspectratio: { x: ratio[0], y: ratio[1], z: ratio[2] }, camera: cameraFrom(eye || "oblique"),
       },
     };
   }
@@ -69,11 +87,11 @@ const shapefit = (() => {
   }
 
   const scenes = [];
-  function scene(id, traces, eye) {
+  function scene(id, traces, eye, room) {
     const element = document.getElementById(id);
     if (!element) return null;
     scenes.push(element);
-    return Plotly.newPlot(element, traces, sceneLayout(eye), QUIET).then(() => {
+    return Plotly.newPlot(element, traces, sceneLayout(eye, traces, room), QUIET).then(() => {
       let busy = false;
       element.on("plotly_relayout", (change) => { // one turns, all turn
         const camera = change["scene.camera"];
@@ -88,11 +106,7 @@ const shapefit = (() => {
   }
 
   function look(name) {
-    for (const element of scenes) {
-      const camera = sceneLayout(name).scene.camera;
-      if (name === "above") camera.up = { x: 0, y: 1, z: 0 };
-      Plotly.relayout(element, { "scene.camera": camera });
-    }
+    for (const element of scenes) Plotly.relayout(element, { "scene.camera": cameraFrom(name) });
   }
 
   function toggle(label, visible) {

@@ -47,29 +47,38 @@ def pack(name: str, mesh: trimesh.Trimesh, colour: str, opacity: float = 1.0, la
     }
 
 
+ErrorMap = dict[str, dict[str, np.ndarray]]  # alignment -> structure -> distance of each vertex, mm
+
+
+def error_map(surfaces: Surfaces, truth: Surfaces, alignments: dict[str, Alignment]) -> ErrorMap:
+    """Distance in mm from each vertex, moved by each alignment, to the same structure of the truth.
+
+    Structures that the truth lacks are left out.
+    """
+    return {
+        kind: {
+            name: vertex_distances(np.asarray(mesh.vertices), truth[name], alignment.matrix)
+            for name, mesh in surfaces.items()
+            if name in truth
+        }
+        for kind, alignment in alignments.items()
+    }
+
+
 def pack_result(
     surfaces: Surfaces,
     colours: dict[str, str],
     views: Sequence[View] = (),
-    truth: Surfaces | None = None,
-    alignments: dict[str, Alignment] | None = None,
+    distances: ErrorMap | None = None,
 ) -> list[dict]:
-    """The structures of a result; with posed views, what they show; with the truth, distances in mm.
-
-    Distances run from each vertex of the result, moved by each of `alignments`, to the same structure of the
-    truth; a structure that the truth lacks has none.
-    """
+    """The structures of a result; with posed views, what they show; with an error map, its distances."""
     packed = []
     for name, mesh in surfaces.items():
         item = pack(name, mesh, colours[name])
-        vertices = np.asarray(mesh.vertices, dtype=np.float64)
         if views:
-            item["seen"] = base64_of(in_view(vertices, views).astype(np.uint8))
-        if truth is not None and name in truth:
-            item["distance"] = {
-                kind: base64_of(vertex_distances(vertices, truth[name], alignment.matrix).astype(np.float32))
-                for kind, alignment in (alignments or {"absolute": Alignment(np.eye(4), "none")}).items()
-            }
+            item["seen"] = base64_of(in_view(np.asarray(mesh.vertices), views).astype(np.uint8))
+        if found := {kind: of[name] for kind, of in (distances or {}).items() if name in of}:
+            item["distance"] = {kind: base64_of(d.astype(np.float32)) for kind, d in found.items()}
         packed.append(item)
     return packed
 
