@@ -10,7 +10,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from shapefit.build import build_model
     from shapefit.camera import Camera, world_from_view
+    from shapefit.correspondence import Correspondence, correspond
     from shapefit.fit.solve import XRayFit, fit_xrays
     from shapefit.fit.surface import SurfaceFit, fit_surface
     from shapefit.io.case import Case, read_case
@@ -45,7 +47,9 @@ if TYPE_CHECKING:
     from shapefit.volume import Volume
 
 _HOME = {
+    "build": ["build_model"],
     "camera": ["Camera", "world_from_view"],
+    "correspondence": ["Correspondence", "correspond"],
     "fit.solve": ["XRayFit", "fit_xrays"],
     "fit.surface": ["SurfaceFit", "fit_surface"],
     "io.case": ["Case", "read_case"],

@@ -188,7 +188,13 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:
         print(f"shapefit {version('shapefit')}")
         sys.exit(0)
-    commands = {"build": build, "project": project, "fit": fit, "evaluate": evaluate, "render": render}
+    commands: dict[str, Callable] = {
+        "build": build,
+        "project": project,
+        "fit": fit,
+        "evaluate": evaluate,
+        "render": render,
+    }
     description = "From one or a few fluoroscopy images to a patient's bone in 3D. `--version` says which."
     _run(lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="shapefit", description=description))
 

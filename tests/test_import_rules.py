@@ -8,12 +8,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "shapefit"
 FLOORS = [
-    {"_closest_numba", "se3", "mesh", "materials", "losses", "settings"},
+    {"_closest_numba", "workers", "se3", "mesh", "materials", "losses", "settings"},
     {"camera", "view", "volume", "surface", "shape_model", "metrics"}
     | {"alignment", "image_metrics", "surface_distance"}  # the parts of metrics
     | {"registration", "remesh", "template"},  # the parts of correspondence
     {"render", "correspondence", "io"},
-    {"fit", "scene", "report", "jobs"},
+    {"fit", "scene", "report", "jobs"} | {"build", "model_quality"},
     {"cli"},
 ]
 FILES = [path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__.py"]
