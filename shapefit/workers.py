@@ -1,0 +1,39 @@
+"""Independent pieces of work side by side, in processes with one thread each."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+
+class Workers:
+    """`map` over argument tuples in `count` processes with one BLAS thread each, or in this one if 1."""
+
+    def __init__(self, count: int) -> None:
+        self.pool = None
+        if count > 1:
+            self.pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=_single_threaded)
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.pool:
+            self.pool.shutdown(cancel_futures=True)
+
+    def stream(self, function: Callable, jobs: Sequence[tuple]) -> Iterator:
+        """Results of `function(*job)` in the order of the jobs, each as soon as it is there."""
+        if self.pool is None:
+            yield from (function(*job) for job in jobs)
+            return
+        for future in [self.pool.submit(function, *job) for job in jobs]:
+            yield future.result()
+
+    def map(self, function: Callable, jobs: Sequence[tuple]) -> list:
+        """All results of `stream`."""
+        return list(self.stream(function, jobs))
+
+
+def _single_threaded() -> None:
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1)
