@@ -20,7 +20,7 @@ def write_page(
 
     `kind` says in a few words what the page is; `body` is HTML; `data` is `shapefit.data` to the scripts.
     """
-    text = json.dumps(data, allow_nan=False).replace("</", "<\\/")
+    text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
     code = "\n".join(f"<script>\n{asset(name)}\n</script>" for name in ("page.js", *scripts))
     write_text(
         path,
