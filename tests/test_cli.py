@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -160,6 +161,47 @@ def test_settings_and_start_reach_the_fit(shapefit, model, xray, fitted, tmp_pat
     again = ("fit", xray["image"], "--camera", xray["camera"], "--model", model, "-o", tmp_path / "again")
     assert shapefit(*again, "--init", out / "fit.json").status == 0
     assert seen["init"]["coefficients"] == json.loads((out / "fit.json").read_text())["coefficients"]
+
+
+def test_a_fit_from_the_command_line_finds_the_masks_and_repeats_itself(shapefit, model, xray, tmp_path):
+    quick = shlex.split("--starts 3 --finalists 1 --steps 8 8 20 --start-pixels 36 --rotation-range 10")
+    arguments = ("fit", xray["image"], "--camera", xray["camera"], "--mask", xray["mask"], "--model", model)
+    records = []
+    for name in ("first", "again"):
+        ended = shapefit(*arguments, "-o", tmp_path / name, *quick)
+        assert ended.status == 0, ended.err
+        records.append(json.loads((tmp_path / name / "fit.json").read_text()))
+    assert records[0]["coefficients"] == records[1]["coefficients"]
+    assert records[0]["world_from_model"] == records[1]["world_from_model"]
+    dice = records[0]["views"][0]["dice"]
+    assert set(dice) == set(small.LABELS) and min(dice.values()) > 0.8
+
+
+def test_build_writes_a_model_with_landmarks_its_card_and_its_report(shapefit, tmp_path):
+    cases = [small.write_case(tmp_path / f"case{seed}", seed) for seed in range(3)]
+    labels = [f"{name}={label}" for name, label in small.LABELS.items()]
+    settings = (
+        "--vertices 400 --no-mirror --template-spacing 3 --template-rounds 0 --samples 9000 "
+        "--kernel-widths 30 --kernel-steps 2 --stiffness 10 1 --stiffness-steps 1 --no-leave-one-out "
+        "--workers 1 --name lumps"
+    )
+    out = tmp_path / "models" / "lumps.h5"
+    ended = shapefit("build", *cases, "--labels", *labels, "-o", out, *shlex.split(settings))
+    assert ended.status == 0, ended.err
+    assert files(out.parent) == {"lumps.h5", "lumps.card.json", "lumps.html"}
+    found = read_model(out)
+    assert dict(zip(found.names, found.labels, strict=True)) == small.LABELS
+    assert found.metadata["id"] == "lumps"
+    assert found.landmarks.names == ("top",)
+    top = found.landmark_positions(found.mean)[0]
+    sacrum = found.surfaces(found.mean)["sacrum"].vertices
+    assert sacrum[:, 2].max() - top[2] < 3.0
+    card = json.loads((out.parent / "lumps.card.json").read_text())
+    assert (
+        card["subjects"] == ["case0", "case1", "case2"] and card["frame"] == "RAS" and card["units"] == "mm"
+    )
+    assert card["command"].startswith("shapefit build ") and card["peak_memory_gib"] > 0.1
+    assert f"{len(found.mean)} vertices" in ended.out
 
 
 def test_project_finds_a_case_that_the_model_knows(shapefit, model, tmp_path):
