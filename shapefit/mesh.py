@@ -105,14 +105,31 @@ class ClosestPoints(NamedTuple):
     distance: Float[np.ndarray, "N"]  # mm
 
 
+class SurfaceTree(NamedTuple):
+    """A triangle mesh prepared for many queries by `closest_on`."""
+
+    corners: Float[np.ndarray, "F 3 3"]  # mm
+    nodes: tuple
+
+
+def surface_tree(vertices: Shaped[np.ndarray, "V 3"], faces: Shaped[np.ndarray, "F 3"]) -> SurfaceTree:
+    """The bounding-box tree of a mesh (mm); building it costs as much as some ten thousand queries."""
+    corners = np.asarray(vertices, dtype=np.float64)[np.asarray(faces, dtype=np.int64)]
+    return SurfaceTree(corners, _closest_numba.build_tree(corners))
+
+
+def closest_on(tree: SurfaceTree, points: Shaped[np.ndarray, "N 3"]) -> ClosestPoints:
+    """Exact nearest points on a prepared mesh; `points` in mm."""
+    points = np.ascontiguousarray(points, dtype=np.float64)
+    face, barycentric = _closest_numba.closest(points, tree.corners, *tree.nodes)
+    point = np.einsum("nk,nkd->nd", barycentric, tree.corners[face])
+    return ClosestPoints(point, face, barycentric, np.linalg.norm(points - point, axis=1))
+
+
 def closest_points(
     points: Shaped[np.ndarray, "N 3"],
     vertices: Shaped[np.ndarray, "V 3"],
     faces: Shaped[np.ndarray, "F 3"],
 ) -> ClosestPoints:
     """Exact nearest points on a triangle mesh, by a bounding-box tree; `points` and `vertices` in mm."""
-    points = np.ascontiguousarray(points, dtype=np.float64)
-    corners = np.asarray(vertices, dtype=np.float64)[np.asarray(faces, dtype=np.int64)]
-    face, barycentric = _closest_numba.closest(points, corners, *_closest_numba.build_tree(corners))
-    point = np.einsum("nk,nkd->nd", barycentric, corners[face])
-    return ClosestPoints(point, face, barycentric, np.linalg.norm(points - point, axis=1))
+    return closest_on(surface_tree(vertices, faces), points)

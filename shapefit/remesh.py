@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from shapefit.mesh import boundary_edges, closest_points
+from shapefit.mesh import boundary_edges, closest_on, surface_tree
 from shapefit.registration import laplacian, vertex_normals
 
 
@@ -26,11 +26,12 @@ def remesh(
         raise ValueError(f"the mesh to remesh is not closed: {edges} boundary edges")
     points, triangles = collapse_edges(vertices, faces, count)
     smooth = laplacian(triangles, len(points))
+    surface = surface_tree(vertices, faces)
     for _ in range(rounds):
         normals = vertex_normals(points, triangles)
         step = -0.5 * (smooth @ points)
         step -= (step * normals).sum(1, keepdims=True) * normals
-        points = closest_points(points + step, vertices, faces).point
+        points = closest_on(surface, points + step).point
     return points, triangles
 
 

@@ -34,6 +34,10 @@ class Workers:
 
 
 def _single_threaded() -> None:
+    import numba
+    import torch
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(1)
+    numba.set_num_threads(1)
+    torch.set_num_threads(1)
