@@ -38,7 +38,15 @@ class LocalStatistics:
 def local_correlation(
     moving: Float[Tensor, "B H W"], fixed: LocalStatistics, floor: float = 1e-4
 ) -> Float[Tensor, "B"]:
-    """Mean correlation coefficient over the windows of two images (local NCC, Cachier et al. 2003).
+    """Mean over the valid pixels of the correlation in the window around each (`local_correlations`)."""
+    correlation, valid = local_correlations(moving, fixed, floor), fixed.valid
+    return (correlation * valid).sum((1, 2)) / valid.sum((1, 2)).clamp(min=1)
+
+
+def local_correlations(
+    moving: Float[Tensor, "B H W"], fixed: LocalStatistics, floor: float = 1e-4
+) -> Float[Tensor, "B H W"]:
+    """Correlation coefficient of two images in the window around each pixel (local NCC, Cachier et al. 2003).
 
     `floor` (squared units of `moving`) damps windows in which the moving image is flat: such
     windows count as uncorrelated, so a moving image that leaves the field is not rewarded.
@@ -47,8 +55,7 @@ def local_correlation(
     mean = box_mean(moving * valid, fixed.window) * inverse
     variance = (box_mean(moving * moving * valid, fixed.window) * inverse - mean * mean).clamp(min=0)
     covariance = box_mean(moving * fixed.fixed, fixed.window) * inverse - mean * fixed.mean
-    correlation = covariance * fixed.inverse_std * (variance + floor).rsqrt()
-    return (correlation * valid).sum((1, 2)) / valid.sum((1, 2)).clamp(min=1)
+    return covariance * fixed.inverse_std * (variance + floor).rsqrt()
 
 
 def gradient_correlation(
@@ -59,7 +66,8 @@ def gradient_correlation(
     for axis in (1, 2):
         both = valid.narrow(axis, 0, valid.shape[axis] - 2) * valid.narrow(axis, 2, valid.shape[axis] - 2)
         slopes = [
-            (image.narrow(axis, 2, image.shape[axis] - 2) - image.narrow(axis, 0, image.shape[axis] - 2)) * both
+            (image.narrow(axis, 2, image.shape[axis] - 2) - image.narrow(axis, 0, image.shape[axis] - 2))
+            * both
             for image in (moving, fixed)
         ]
         count = both.sum((1, 2), keepdim=True).clamp(min=1)
@@ -79,7 +87,7 @@ def soft_dice(
 
 
 def coefficient_prior(coefficients: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch"]:
-    """Half the squared Mahalanobis distance from the mean shape: -log of the model's density, up to a constant."""
+    """Half the squared Mahalanobis distance from the mean shape: -log density, up to a constant."""
     return 0.5 * coefficients.square().sum(-1)
 
 

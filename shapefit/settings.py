@@ -19,19 +19,19 @@ class BuildSettings:
     """where the training data come from (data set, authors, doi)"""
     template_spacing: float = 2.0
     """mm between the grid points of the mean signed distance that the template is cut from"""
-    template_rounds: int = 2
+    template_rounds: int = 1
     """how often the template is averaged again after smooth warps to all cases"""
     samples: int = 25_000
     """points that represent each target surface"""
     kernel_widths: tuple[float, ...] = (60.0, 30.0, 15.0)
     """mm, standard widths of the Gaussian kernels of the smooth warps, in order"""
-    kernel_steps: int = 8
+    kernel_steps: int = 4
     """closest-point steps per kernel width"""
     kernel_ridge: float = 2.0
     """how much a smooth warp is held back (unitless; larger is stiffer)"""
     stiffness: tuple[float, ...] = (30.0, 10.0, 3.0, 1.0, 0.3)
     """bending stiffness of the non-rigid steps (unitless), in order"""
-    stiffness_steps: int = 4
+    stiffness_steps: int = 2
     """closest-point steps per stiffness"""
     leave_one_out: bool = True
     """fit each case with the model of the others, and write the table into the card"""
@@ -85,11 +85,11 @@ class FitSettings:
     """how much half the squared Mahalanobis distance of the shape counts against similarity, per view"""
     image_weight: float = 0.2
     """how much likeness to the image counts beside the overlap with a mask"""
-    shell: float = 2.0
+    shell: float = 2.5
     """mm, thickness of the cortical shell in the model's X-ray"""
-    interior: float = 0.35
+    interior: float = 0.1
     """attenuation of the interior relative to the cortical shell"""
-    windows: tuple[float, ...] = (20.0, 40.0, 76.0)
+    windows: tuple[float, ...] = (12.0, 20.0, 30.0)
     """mm on the detector, widths of the windows of local correlation"""
     start_pixels: int = 96
     """pixels along the longer side of the image while starts are searched"""

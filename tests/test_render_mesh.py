@@ -152,7 +152,9 @@ def test_gradients_agree_with_central_differences(backend):
         e = torch.zeros(9, dtype=torch.float64)
         e[k] = h
         difference = float(value(e) - value(-e)) / (2 * h)
-        assert float(gradient[k]) == pytest.approx(difference, rel=0.01, abs=1e-3 * float(gradient.abs().max()))
+        assert float(gradient[k]) == pytest.approx(
+            difference, rel=0.01, abs=1e-3 * float(gradient.abs().max())
+        )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

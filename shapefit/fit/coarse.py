@@ -24,7 +24,9 @@ def coarsened(model: ShapeModel, faces: int) -> ShapeModel:
         mean, modes = model.mean[used].numpy(), model.components[:, used].numpy()
         new_mean, new = mean, old
         if len(old) > faces:
-            simplified = fast_simplification.simplify(mean.astype(np.float32), old.astype(np.int32), target_count=faces)
+            simplified = fast_simplification.simplify(
+                mean.astype(np.float32), old.astype(np.int32), target_count=faces
+            )
             if boundary_edges(simplified[1]) == 0:
                 new_mean, new = simplified
         nearest = closest_points(new_mean, mean, old)

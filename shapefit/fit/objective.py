@@ -14,7 +14,14 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from shapefit.camera import Camera
-from shapefit.losses import LocalStatistics, box_mean, gradient_correlation, local_correlation, soft_dice
+from shapefit.losses import (
+    LocalStatistics,
+    box_mean,
+    gradient_correlation,
+    local_correlation,
+    local_correlations,
+    soft_dice,
+)
 from shapefit.render.xray import shell_and_interior
 from shapefit.settings import FitSettings
 from shapefit.view import IGNORE, View
@@ -90,6 +97,16 @@ def similarity(attenuation: Float[Tensor, "B H W"], seen: Evidence) -> dict[str,
     valid = seen.valid.expand(batch, -1, -1)
     local = torch.stack([local_correlation(attenuation, s, floor=1.0) for s in seen.statistics]).mean(0)
     return {"local": local, "gradient": gradient_correlation(attenuation, seen.line.expand_as(valid), valid)}
+
+
+def agreement(attenuation: Float[Tensor, "B H W"], seen: Evidence) -> Float[Tensor, "B"]:
+    """Local correlation where the bone casts a shadow, by which a fit is accepted; 0 if it casts none.
+
+    Unlike `similarity` it does not depend on how much of the image is bone.
+    """
+    on_bone = (attenuation > 0) * seen.valid
+    maps = torch.stack([local_correlations(attenuation, s, floor=1.0) for s in seen.statistics]).mean(0)
+    return (maps * on_bone).sum((1, 2)) / on_bone.sum((1, 2)).clamp(min=1)
 
 
 def overlap(

@@ -8,7 +8,6 @@ refined side by side as one batch; the better ones go on to the next stage.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -18,8 +17,8 @@ from torch import Tensor
 from shapefit import se3
 from shapefit.fit import start
 from shapefit.fit.coarse import coarsened
-from shapefit.fit.objective import Evidence, bone_xray, evidence, overlap, similarity
-from shapefit.image_metrics import mask_dice
+from shapefit.fit.objective import Evidence, agreement, bone_xray, evidence, overlap, similarity
+from shapefit.fit.result import XRayFit, mask_overlap, verdict
 from shapefit.losses import coefficient_prior
 from shapefit.settings import FitSettings
 from shapefit.shape_model import ShapeModel
@@ -29,25 +28,7 @@ COARSE_FACES = 1200  # per structure, while starts are searched
 TURN = 0.1  # rad, a unit step of rotation
 SHIFT = 10.0  # mm, a unit step of translation
 DEPTH = 30.0  # mm, a unit step along the principal ray, which one view hardly sees
-BACKGROUND_SHARE = 0.5  # mm of path from which a pixel counts as covered, for the Dice that is reported
-
-
-@dataclass(frozen=True)
-class XRayFit:
-    """A bone found in X-rays. World and camera poses in mm, RAS."""
-
-    coefficients: Float[Tensor, "K"]  # standard deviations
-    scale: float  # 1: size is part of the shape model
-    world_from_model: Float[Tensor, "4 4"]
-    world_from_camera: Float[Tensor, "N 4 4"]
-    vertices: Float[Tensor, "V 3"]  # world mm
-    losses: list[float]  # per view
-    terms: list[dict[str, float]]  # per view
-    dice: list[dict[str, float] | None]  # per view with a mask: structure -> Dice
-    converged: bool
-    reason: str  # why, in words
-    history: list[dict]  # stage, step, loss
-    seconds: float
+GRADIENT = 0.25  # weight of gradient correlation beside local correlation
 
 
 class _Stage(NamedTuple):
@@ -80,7 +61,7 @@ class _Problem(NamedTuple):
 def fit_xrays(
     model: ShapeModel,
     views: Sequence[View],
-    settings: FitSettings = FitSettings(),
+    settings: FitSettings | None = None,
     progress: Callable[[str, float], None] | None = None,
     init: Mapping | None = None,
 ) -> XRayFit:
@@ -93,10 +74,13 @@ def fit_xrays(
     masks that name structures beyond the model's, and an `init` that does not match.
     """
     began = time.monotonic()
+    settings = settings or FitSettings()
     report = progress or (lambda text, share: None)
     free, masked = _check(model, views, settings)
     few = model.truncate(min(settings.modes, model.modes))
-    camera_from_world = None if free else torch.stack([se3.inverse(v.world_from_camera.double()) for v in views])
+    camera_from_world = None
+    if not free:
+        camera_from_world = torch.stack([se3.inverse(v.world_from_camera.double()) for v in views])
 
     def problem(shapes: ShapeModel, pixels: int) -> _Problem:
         seen = [evidence(v, settings, pixels, len(model.names), masked) for v in views]
@@ -132,14 +116,17 @@ def _check(model: ShapeModel, views: Sequence[View], settings: FitSettings) -> t
     known = [view.world_from_camera is not None for view in views]
     if not settings.free_views and any(known) and not all(known):
         raise ValueError(
-            f"{known.count(False)} of {len(views)} views have no pose; give all, or free them all (--free-views)"
+            f"{known.count(False)} of {len(views)} views have no pose; "
+            "give it for all, or free them all (--free-views)"
         )
     count, found = len(model.names), set()
     for view in views:
         if view.mask is not None:
             ids = set(view.mask.unique().tolist()) - {0, IGNORE}
             if beyond := sorted(i for i in ids if i > count):
-                raise ValueError(f"{view.name}: the mask has labels {beyond}, the model structures 1..{count}")
+                raise ValueError(
+                    f"{view.name}: the mask has labels {beyond}, the model structures 1..{count}"
+                )
             found |= ids
     masked = torch.tensor([s + 1 in found for s in range(count)])
     if any(view.mask is not None for view in views) and not found:
@@ -193,12 +180,13 @@ def _judge(
             settings.shell, settings.interior,
         )  # fmt: skip
         term = similarity(attenuation, seen)
-        loss = 1 - 0.5 * (term["local"] + term["gradient"])
+        loss = 1 - term["local"] - GRADIENT * term["gradient"]
         if seen.target is not None:
             term["overlap"] = overlap(paths, seen, stage.temperature, stage.blur)
             loss = (1 - term["overlap"]) + settings.image_weight * loss
-        term["loss"] = loss
-        terms.append(term)
+        if not torch.is_grad_enabled():
+            term["agreement"] = agreement(attenuation, seen)
+        terms.append(term | {"loss": loss})
         total = total.index_add(0, torch.arange(len(vertices))[rows], loss)
     count = 1 if own is not None else len(problem.seen)
     return total / count + settings.prior_weight * coefficient_prior(candidates.coefficients) / count, terms
@@ -268,11 +256,15 @@ def _from_record(record: Mapping, model: ShapeModel, views: int, free: bool) -> 
         world_from_model = torch.tensor(record["world_from_model"], dtype=torch.float64)
         cameras = [torch.tensor(v["world_from_camera"], dtype=torch.float64) for v in record["views"]]
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"the start is not the record of a fit: {error!r} is missing or malformed") from error
+        raise ValueError(
+            f"the start is not the record of a fit: {error!r} is missing or malformed"
+        ) from error
     if len(cameras) != views:
         raise ValueError(f"the start has {len(cameras)} views, this fit {views}")
     padded = torch.nn.functional.pad(coefficients, (0, model.modes - len(coefficients)))
-    poses = torch.stack([se3.inverse(c) @ world_from_model for c in cameras]) if free else world_from_model[None]
+    poses = (
+        torch.stack([se3.inverse(c) @ world_from_model for c in cameras]) if free else world_from_model[None]
+    )
     return _Candidates(poses[None], padded[None])
 
 
@@ -295,32 +287,9 @@ def _result(
         world_from_model, world_from_camera = poses[0], se3.inverse(problem.camera_from_world)
     vertices = se3.transform(world_from_model, model.instance(coefficients))
     numbers = [{name: float(value[0]) for name, value in term.items()} for term in terms]
-    dice = [_dice(model, vertices, camera, view) for camera, view in zip(world_from_camera, views, strict=True)]
-    converged, reason = _verdict(numbers, dice, vertices, settings)
+    dice = [mask_overlap(model, vertices, c, view) for c, view in zip(world_from_camera, views, strict=True)]
+    converged, reason = verdict(numbers, dice, vertices, settings)
     return XRayFit(
         coefficients, 1.0, world_from_model, world_from_camera, vertices,
         [n.pop("loss") for n in numbers], numbers, dice, converged, reason, history, seconds,
     )  # fmt: skip
-
-
-def _dice(model: ShapeModel, vertices: Tensor, world_from_camera: Tensor, view: View) -> dict[str, float] | None:
-    if view.mask is None:
-        return None
-    from shapefit.render import render_mesh
-
-    camera_from_world = se3.inverse(world_from_camera)[None]
-    paths = render_mesh(vertices[None], model.faces, camera_from_world, view.camera, model.structure, check=False)
-    return mask_dice(paths[0] > BACKGROUND_SHARE, view.mask, model.names, view.valid)
-
-
-def _verdict(numbers: list[dict], dice: list, vertices: Tensor, settings: FitSettings) -> tuple[bool, str]:
-    if not torch.isfinite(vertices).all():
-        return False, "the descent left the finite numbers"
-    scores = [d for view in dice if view is not None for d in view.values()]
-    if scores:
-        mean = sum(scores) / len(scores)
-        good = mean >= settings.accept_dice
-        return good, f"mean Dice with the masks {mean:.3f}, {'at least' if good else 'below'} {settings.accept_dice}"
-    mean = sum(0.5 * (n["local"] + n["gradient"]) for n in numbers) / len(numbers)
-    good = mean >= settings.accept
-    return good, f"mean similarity with the images {mean:.3f}, {'at least' if good else 'below'} {settings.accept}"

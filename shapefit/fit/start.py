@@ -80,7 +80,7 @@ def unposed(settings: FitSettings, sdd: float) -> Float[Tensor, "P 4 4"]:
 def posed(
     camera_from_world: Float[Tensor, "4 4"], center: Float[Tensor, "3"], settings: FitSettings
 ) -> Float[Tensor, "P 4 4"]:
-    """Camera_from_bone on a grid around a given camera pose; the bone's axes are the world's, about `center`."""
+    """Camera_from_bone on a grid around a given camera pose; the bone's axes are the world's."""
     depth = float(se3.transform(camera_from_world, center[None])[0, 2])
     count = max(1, round(2 * settings.translation_range / (DEPTH_STEP * depth)))
     depths = [depth + settings.translation_range * (2 * (k + 0.5) / count - 1) for k in range(count)]
@@ -97,7 +97,11 @@ def _grid(views: list[Tensor], depths: list[float], settings: FitSettings) -> Fl
     reach, axes = settings.rotation_range, torch.eye(3, dtype=torch.float64)
     poses = []
     for view, depth, spin, tilt, turn in itertools.product(
-        views, depths, angles(SPIN_STEP, min(reach, SPIN_STEP)), angles(TILT_STEP, reach), angles(TURN_STEP, reach)
+        views,
+        depths,
+        angles(SPIN_STEP, min(reach, SPIN_STEP)),
+        angles(TILT_STEP, reach),
+        angles(TURN_STEP, reach),
     ):
         pose = torch.eye(4, dtype=torch.float64)
         pose[:3, :3] = _about(axes[2], spin) @ view @ _about(axes[0], tilt) @ _about(axes[2], turn)

@@ -11,7 +11,9 @@ from numba import get_num_threads, njit, prange
 from torch import Tensor
 
 
-def signed_depth(points: Tensor, faces: Tensor, structure: Tensor, count: int, height: int, width: int) -> Tensor:
+def signed_depth(
+    points: Tensor, faces: Tensor, structure: Tensor, count: int, height: int, width: int
+) -> Tensor:
     """Depth inside each structure along every pixel's ray: (B, V, 3), (F, 3), (F,) -> (B, S, H, W)."""
     return _SignedDepth.apply(points, faces, structure, count, height, width)
 
@@ -91,7 +93,7 @@ def _screen(points):
 
 @njit(inline="always")
 def _rows(screen, face, first, last):
-    """Rows from `first` to before `last` that the face crosses, clamped in float so that nothing overflows."""
+    """Rows from `first` to before `last` that the face crosses, clamped as floats: nothing overflows."""
     v0, v1, v2 = screen[face[0], 1], screen[face[1], 1], screen[face[2], 1]
     low, high = min(v0, v1, v2), max(v0, v1, v2)
     begin = int(np.ceil(min(max(low, float(first)), float(last))))
@@ -207,7 +209,9 @@ def _nearest_and_farthest(screen, faces, structure, first, last, hit, bands):
         b, band = job // bands, job % bands
         for f in range(len(faces)):
             s = structure[f]
-            begin_row, end_row = _rows(screen[b], faces[f], height * band // bands, height * (band + 1) // bands)
+            begin_row, end_row = _rows(
+                screen[b], faces[f], height * band // bands, height * (band + 1) // bands
+            )
             for i in range(begin_row, end_row):
                 begin, end, _, iz, slope = _span(screen[b], faces[f], i, width)
                 for j in range(begin, end):

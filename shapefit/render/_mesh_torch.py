@@ -18,7 +18,9 @@ from torch import Tensor
 CHUNK = 1 << 22  # face-pixels at a time
 
 
-def signed_depth(points: Tensor, faces: Tensor, structure: Tensor, count: int, height: int, width: int) -> Tensor:
+def signed_depth(
+    points: Tensor, faces: Tensor, structure: Tensor, count: int, height: int, width: int
+) -> Tensor:
     """Depth inside each structure along every pixel's ray: (B, V, 3), (F, 3), (F,) -> (B, S, H, W)."""
     images = []
     for view in points.double():
@@ -49,7 +51,7 @@ def depth_range(
 
 
 def _hits(points: Tensor, faces: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Winding number (+1 exit, -1 entry, 0 uncovered) and depth of each face at each pixel: (F, H W) twice."""
+    """Winding number (+1 exit, -1 entry, 0 uncovered) and depth of each face at each pixel, (F, H W)."""
     i = torch.arange(height, dtype=points.dtype, device=points.device)
     j = torch.arange(width, dtype=points.dtype, device=points.device)
     u, v = (points[:, :2] / points[:, 2:]).detach().unbind(-1)

@@ -60,12 +60,18 @@ def _prepare(vertices, faces, camera_from_world, camera, structure, backend, che
     if backend != "auto" and backend not in BACKENDS:
         choices = ", ".join(f"'{name}'" for name in ("auto", *BACKENDS))
         raise ValueError(f"unknown backend {backend!r}; expected one of {choices}")
-    kernel = BACKENDS["numba" if vertices.device.type == "cpu" else "torch"] if backend == "auto" else BACKENDS[backend]
+    kernel = (
+        BACKENDS["numba" if vertices.device.type == "cpu" else "torch"]
+        if backend == "auto"
+        else BACKENDS[backend]
+    )
     if structure is None:
         structure = torch.zeros(len(faces), dtype=torch.int64, device=faces.device)
     count = int(structure.max()) + 1
     if check and (edges := boundary_edges(faces.cpu())):
-        raise ValueError(f"the mesh is not closed: {edges} boundary edges; its X-ray is not defined, repair it")
+        raise ValueError(
+            f"the mesh is not closed: {edges} boundary edges; its X-ray is not defined, repair it"
+        )
     points = homogeneous_pixels(camera, camera_from_world, vertices)
     nearest = float(points.detach()[..., 2].amin())
     if not nearest > 0:

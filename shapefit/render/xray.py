@@ -72,7 +72,9 @@ def simulate_view(
     rng = np.random.default_rng(seed)
     camera_from_world = se3.inverse(world_from_camera.double())[None]
     points = vertices.double()
-    outer, inner = shell_and_interior(points[None], faces, camera_from_world, camera, exposure.shell, structure)
+    outer, inner = shell_and_interior(
+        points[None], faces, camera_from_world, camera, exposure.shell, structure
+    )
     bone, interior = outer[0].sum(0), inner[0, 0]
     low, high = points.amin(0), points.amax(0)
     body = _ellipsoid((low + high) / 2, (high - low) / 2 * torch.tensor([1.25, 1.45, 1.9]))
@@ -82,7 +84,11 @@ def simulate_view(
         bubble = _ellipsoid(place, torch.from_numpy(rng.uniform(5, 18, 3)))
         tissue = tissue - render_mesh(bubble[0][None], bubble[1], camera_from_world, camera)[0, 0]
     mu = {m: attenuation(m, exposure.energy) for m in ("cortical bone", "trabecular bone", "soft tissue")}
-    line = mu["cortical bone"] * (bone - interior) + mu["trabecular bone"] * interior + mu["soft tissue"] * tissue
+    line = (
+        mu["cortical bone"] * (bone - interior)
+        + mu["trabecular bone"] * interior
+        + mu["soft tissue"] * tissue
+    )
     through = gaussian_filter(np.exp(-line.clamp(min=0).numpy()), exposure.blur)
     counts = np.maximum(rng.poisson(exposure.photons * through / np.median(through)), 1)
     # the display: the median at a mid grey, air saturated, exponent unknown

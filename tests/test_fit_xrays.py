@@ -1,0 +1,169 @@
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from shapefit import se3
+from shapefit.camera import Camera, world_from_view
+from shapefit.fit import start
+from shapefit.fit.coarse import coarsened
+from shapefit.fit.objective import evidence
+from shapefit.fit.solve import fit_xrays
+from shapefit.mesh import boundary_edges
+from shapefit.render import render_mesh
+from shapefit.render.xray import Exposure, simulate_view
+from shapefit.settings import FitSettings
+from shapefit.shape_model import ShapeModel
+from shapefit.view import View
+
+CAMERA = Camera(1000.0, 3.0, 3.0, 0.0, 0.0, 96, 96)
+QUICK = FitSettings(rotation_range=10.0, starts=6, finalists=2, steps=(15, 15, 40), prior_weight=0.002)
+CENTER = torch.tensor([8.0, -5.0, 6.0], dtype=torch.float64)
+
+
+def lopsided_model() -> ShapeModel:
+    """Two bumpy balls without any symmetry, with one mode of size and one of bending."""
+    ball = trimesh.creation.icosphere(subdivisions=3)
+    unit, faces = torch.tensor(np.array(ball.vertices)), torch.tensor(np.array(ball.faces))
+    bumps = (
+        1 + 0.25 * torch.sin(3 * unit[:, 0] + 1) * torch.cos(2 * unit[:, 2]) + 0.15 * unit[:, 1] * unit[:, 2]
+    )
+    large = unit * bumps[:, None] * torch.tensor([45.0, 30.0, 55.0])
+    small = unit * (2 - bumps)[:, None] * torch.tensor([22.0, 25.0, 18.0]) + torch.tensor([55.0, 15.0, 40.0])
+    mean = torch.cat([large, small])
+    mean = mean - mean.mean(0)
+    bend = torch.zeros_like(mean)
+    bend[:, 0] = (mean[:, 2] / 40) ** 2 * 8
+    modes = torch.stack([mean, bend - bend.mean(0)])
+    q = torch.linalg.qr(modes.flatten(1).T).Q.T
+    q = q * torch.sign((q * modes.flatten(1)).sum(1, keepdim=True))
+    norm = modes.flatten(1).norm(dim=1)
+    return ShapeModel(
+        mean, q.view(2, -1, 3), norm * torch.tensor([0.06, 0.8]).double(), 0.0,
+        torch.cat([faces, faces + len(unit)]), torch.arange(2).repeat_interleave(len(faces)),
+        ("large", "small"), (1, 2), scores=torch.zeros(0, 2, dtype=torch.float64),
+    )  # fmt: skip
+
+
+MODEL = lopsided_model()
+TRUTH = MODEL.instance(torch.tensor([1.0, -1.2], dtype=torch.float64)) + CENTER
+
+
+def seen(view: str, seed: int, mask: bool = False, posed: bool = True) -> View:
+    turn = torch.tensor([0.05, -0.08, 0.06, 4.0, -3.0, 10.0], dtype=torch.float64)
+    pose = se3.exp(turn) @ world_from_view(view, torch.zeros(3, dtype=torch.float64), 720.0)
+    picture = simulate_view(TRUTH, MODEL.faces, MODEL.structure, pose, CAMERA, seed, Exposure(gas=2))
+    labels = None
+    if mask:
+        camera_from_world = se3.inverse(pose)[None]
+        paths = render_mesh(TRUTH[None], MODEL.faces, camera_from_world, CAMERA, MODEL.structure)[0]
+        labels = torch.where(paths.amax(0) > 0.5, paths.argmax(0) + 1, 0).to(torch.uint8)
+    return View(picture.image, CAMERA, pose if posed else None, mask=labels, name=f"{view}{seed}")
+
+
+def error(vertices: torch.Tensor) -> float:
+    return float((vertices - TRUTH).norm(dim=-1).mean())
+
+
+@pytest.fixture(scope="module")
+def two_posed_views():
+    return fit_xrays(MODEL, [seen("ap", 0), seen("lateral", 1)], QUICK)
+
+
+def test_a_fit_recovers_the_bone_it_was_shown(two_posed_views):
+    assert two_posed_views.converged
+    assert error(two_posed_views.vertices) < 2.0
+    assert error(MODEL.mean + CENTER) > 3.5  # the baseline: the mean shape in the true place
+
+
+def test_a_fit_reports_what_it_did(two_posed_views):
+    fit = two_posed_views
+    assert len(fit.losses) == len(fit.terms) == len(fit.dice) == 2
+    assert {h["stage"] for h in fit.history} == {"starts", "finalists", "shape"}
+    assert all(np.isfinite(h["loss"]) for h in fit.history)
+    assert se3.is_rigid(fit.world_from_model) and se3.is_rigid(fit.world_from_camera)
+    moved = se3.transform(fit.world_from_model, MODEL.instance(fit.coefficients))
+    assert torch.allclose(moved, fit.vertices)
+
+
+def test_a_fit_is_repeatable():
+    views = [seen("ap", 0), seen("lateral", 1)]
+    short = FitSettings(rotation_range=0.0, starts=2, finalists=1, steps=(3, 3, 3))
+    first, second = fit_xrays(MODEL, views, short), fit_xrays(MODEL, views, short)
+    assert torch.equal(first.vertices, second.vertices)
+
+
+def test_masks_are_met_in_free_views():
+    views = [seen("ap", 0, mask=True, posed=False), seen("ap", 3, mask=True, posed=False)]
+    fit = fit_xrays(MODEL, views, QUICK)
+    assert fit.converged and all(d > 0.95 for dice in fit.dice for d in dice.values())
+
+
+def test_a_fit_goes_on_from_an_earlier_one(two_posed_views):
+    fit = two_posed_views
+    record = {
+        "coefficients": fit.coefficients.tolist(),
+        "world_from_model": fit.world_from_model.tolist(),
+        "views": [{"world_from_camera": pose.tolist()} for pose in fit.world_from_camera],
+    }
+    again = fit_xrays(MODEL, [seen("ap", 0), seen("lateral", 1)], QUICK, init=record)
+    assert error(again.vertices) < 2.0
+    assert "starts" not in {h["stage"] for h in again.history}
+    with pytest.raises(ValueError, match="the start has 2 views, this fit 1"):
+        fit_xrays(MODEL, [seen("ap", 0)], QUICK, init=record)
+
+
+def test_an_image_without_the_bone_is_a_failure_with_a_reason():
+    noise = torch.rand(96, 96, generator=torch.Generator().manual_seed(0))
+    fit = fit_xrays(MODEL, [View(noise, CAMERA, name="noise")], QUICK)
+    assert not fit.converged and "below" in fit.reason
+
+
+def test_masks_elsewhere_than_the_bone_can_be_are_a_failure():
+    labels = torch.zeros(96, 96, dtype=torch.uint8)
+    labels[40:44] = 1  # a stripe
+    fit = fit_xrays(MODEL, [View(torch.rand(96, 96), CAMERA, mask=labels)], QUICK)
+    assert not fit.converged and "Dice" in fit.reason
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_the_search_finds_the_place_in_the_image(mask):
+    pose = world_from_view("ap", torch.zeros(3, dtype=torch.float64), 740.0)
+    pose[:3, 3] += torch.tensor([25.0, 0.0, -18.0])
+    paths = render_mesh(MODEL.mean[None], MODEL.faces, se3.inverse(pose)[None], CAMERA, MODEL.structure)[0]
+    labels = torch.where(paths.amax(0) > 0.5, paths.argmax(0) + 1, 0).to(torch.uint8)
+    image = simulate_view(MODEL.mean, MODEL.faces, MODEL.structure, pose, CAMERA, 0).image
+    view = View(image, CAMERA, mask=labels if mask else None)
+    settings = FitSettings(rotation_range=0.0)
+    both = torch.tensor([True, True])
+    found = start.search(
+        start.Bone(MODEL.mean, MODEL.faces, MODEL.structure),
+        evidence(view, settings, 96, 2, both),
+        start.unposed(settings, 1000.0),
+        settings,
+    )[0].camera_from_bone
+    center = torch.zeros(1, 3, dtype=torch.float64)
+    off = CAMERA.project(found, center) - CAMERA.project(se3.inverse(pose), center)
+    assert off.norm() < 3.0  # pixels
+
+
+def test_a_coarse_model_is_closed_and_says_the_same():
+    coarse = coarsened(MODEL, 300)
+    assert len(coarse.faces) <= 620 and boundary_edges(coarse.faces) == 0
+    c = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    fine, rough = (trimesh.Trimesh(m.instance(c).numpy(), m.faces.numpy()) for m in (MODEL, coarse))
+    assert rough.volume == pytest.approx(fine.volume, rel=0.03)
+
+
+def test_views_and_masks_that_do_not_fit_together_are_refused():
+    with pytest.raises(ValueError, match="at least one view"):
+        fit_xrays(MODEL, [], QUICK)
+    with pytest.raises(ValueError, match="1 of 2 views have no pose"):
+        fit_xrays(MODEL, [seen("ap", 0), seen("ap", 1, posed=False)], QUICK)
+    wrong = seen("ap", 0, mask=True)
+    wrong.mask[0, 0] = 7
+    with pytest.raises(ValueError, match=r"labels \[7\], the model structures 1..2"):
+        fit_xrays(MODEL, [wrong], QUICK)
+    wrong.mask.zero_()
+    with pytest.raises(ValueError, match="none of the model's structures"):
+        fit_xrays(MODEL, [wrong], QUICK)
