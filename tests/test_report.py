@@ -345,10 +345,26 @@ def browser(path: Path) -> str:
     return done.stdout.split("<body", 1)[0] + "\n".join(wrong) + done.stdout[-3000:]
 
 
+CLICK_EVERYTHING = """<script>window.addEventListener("load", async () => {
+  const wait = (ms) => new Promise((done) => setTimeout(done, ms));
+  while (document.documentElement.dataset.state !== "ready") await wait(50);
+  for (const one of document.querySelectorAll("button, input[type=checkbox], table[data-sortable] th")) {
+    one.click(); await wait(20);
+  }
+  for (const slider of document.querySelectorAll("input[type=range]")) {
+    slider.value = 1; slider.dispatchEvent(new Event("input")); await wait(20);
+  }
+  await wait(500);
+  document.documentElement.dataset.clicked = "all";
+});</script>"""
+
+
 @pytest.mark.parametrize("kind", PAGES)
-def test_a_page_runs_in_a_browser_without_an_error(kind, tmp_path):
-    seen = browser(PAGES[kind](tmp_path / "report.html"))
-    assert 'data-state="ready"' in seen
+def test_a_page_and_all_its_switches_run_in_a_browser_without_an_error(kind, tmp_path):
+    path = PAGES[kind](tmp_path / "report.html")
+    path.write_text(path.read_text(encoding="utf-8") + CLICK_EVERYTHING, encoding="utf-8")
+    seen = browser(path)
+    assert 'data-state="ready"' in seen and 'data-clicked="all"' in seen
     assert "CONSOLE" not in seen
 
 

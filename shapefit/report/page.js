@@ -50,7 +50,7 @@ const shapefit = (() => {
       return [middle - half, middle + half];
     });
     const size = axes.map(([low, high]) => high - low), largest = Math.max(...size);
-    return { axes, ratio: size.map((s) => (1.9 * s) / largest) };
+    return { axes, ratio: size.map((s) => (1.75 * s) / largest) };
   }
 
   function sceneLayout(eye, traces, room) {
@@ -83,7 +83,8 @@ const shapefit = (() => {
 
   function colourBar(t, title) {
     return Object.assign(t, { showscale: true, colorbar: {
-      title: { text: title, side: "right" }, thickness: 10, len: 0.6, outlinewidth: 0, x: 0.93, ticks: "", } });
+      title: { text: title, side: "bottom" }, orientation: "h", thickness: 8, len: 0.5, outlinewidth: 0, x: 0.5, y: 0.01,
+      yanchor: "bottom" } });
   }
 
   const scenes = [];
@@ -92,6 +93,7 @@ const shapefit = (() => {
     if (!element) return null;
     scenes.push(element);
     return Plotly.newPlot(element, traces, sceneLayout(eye, traces, room), QUIET).then(() => {
+      keepPrintable(element);
       let busy = false;
       element.on("plotly_relayout", (change) => { // one turns, all turn
         const camera = change["scene.camera"];
@@ -103,6 +105,29 @@ const shapefit = (() => {
       });
       return element;
     });
+  }
+
+  // Paper shows no WebGL: keep a picture of what is on the screen, renewed when it has come to rest.
+  function keepPrintable(element) {
+    let timer = null;
+    const renew = () => {
+      clearTimeout(timer);
+      timer = setTimeout(async () => {
+        const size = { format: "png", width: element.clientWidth, height: element.clientHeight };
+        const url = await Plotly.toImage(element, size);
+        let image = element.querySelector("img.printed");
+        if (!image) {
+          image = document.createElement("img");
+          image.className = "printed";
+          image.alt = "the scene as last seen on the screen";
+          element.appendChild(image);
+        }
+        image.src = url;
+      }, 900);
+    };
+    element.on("plotly_afterplot", renew);
+    element.on("plotly_relayout", renew);
+    renew();
   }
 
   function look(name) {
