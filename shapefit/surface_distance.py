@@ -175,10 +175,10 @@ def volume_dice(
     """Overlap of the insides of two sets of closed meshes on one grid of `voxel` mm; 0 if they are apart."""
     bounds = np.array([mesh.bounds for mesh in (*result, *reference)])
     origin = bounds[:, 0].min(0) - 0.5 * voxel
-    shape = tuple(int(n) for n in np.ceil((bounds[:, 1].max(0) - origin) / voxel).astype(int) + 1)
+    i, j, k = (int(n) for n in np.ceil((bounds[:, 1].max(0) - origin) / voxel) + 1)
     if np.any(_gap(result, reference) > 0):  # disjoint boxes need no voxels, however far apart
         return 0.0
-    a, b = (voxelise(meshes, origin, shape, voxel) for meshes in (result, reference))
+    a, b = (voxelise(meshes, origin, (i, j, k), voxel) for meshes in (result, reference))
     total = int(a.sum()) + int(b.sum())
     return 2.0 * int((a & b).sum()) / total if total else 0.0
 
