@@ -23,6 +23,7 @@ from shapefit.metrics import ALL
 
 CAMERA = sf.Camera(sdd=1020.0, delx=1.552, dely=1.552, x0=0.0, y0=0.0, height=192, width=192)
 SOURCE_TO_CENTRE = 720.0  # mm; the field is then 210 mm wide and cuts the pelvis off at both sides
+BUMP_WIDTH, BUMP_SIZE = 30.0, 4.0  # mm: how smooth the deformation is, and its mean length
 NOTE = (
     "The X-ray is simulated from a known pelvis: a random shape of the model, bent by a smooth deformation "
     "outside the model, so the truth is known and cannot be reached exactly. "
@@ -31,18 +32,21 @@ NOTE = (
 
 
 def unknown_pelvis(model: sf.ShapeModel, seed: int) -> torch.Tensor:
-    """Vertices (V, 3) in world mm: random coefficients, smooth bumps of about 3 mm, a small motion."""
+    """Vertices (V, 3) in world mm: random coefficients, smooth bumps outside the model, a small motion."""
     draw = torch.Generator().manual_seed(seed)
-    coefficients = torch.randn(len(model.std), generator=draw, dtype=torch.float64).clamp(-2, 2)
+    coefficients = torch.randn(model.modes, generator=draw, dtype=torch.float64).clamp(-2, 2)
     vertices = model.instance(coefficients)
-    bent = vertices.clone()
-    for centre in torch.randperm(len(vertices), generator=draw)[:8]:
-        push = 3.0 * torch.randn(3, generator=draw, dtype=torch.float64) / 3**0.5
-        reach = (vertices - vertices[centre]).square().sum(1, keepdim=True) / (2 * 40.0**2)
-        bent += torch.exp(-reach) * push
+    bumps = torch.zeros_like(vertices)
+    for centre in torch.randperm(len(vertices), generator=draw)[:20]:
+        distance = (vertices - vertices[centre]).norm(dim=1, keepdim=True)
+        push = torch.randn(3, generator=draw, dtype=torch.float64)
+        bumps += torch.exp(-0.5 * (distance / BUMP_WIDTH) ** 2) * push
+    modes = model.components.flatten(1)
+    bumps -= (modes.T @ (modes @ bumps.flatten())).view_as(bumps)  # what the model could say is taken out
+    vertices = vertices + bumps * BUMP_SIZE / bumps.norm(dim=1).mean()
     turn = torch.deg2rad(torch.tensor([7.0, -5.0, 3.0], dtype=torch.float64))
     shift = torch.tensor([12.0, 15.0, -8.0], dtype=torch.float64)
-    return se3.transform(se3.exp(torch.cat([turn, torch.zeros(3, dtype=torch.float64)])), bent) + shift
+    return se3.transform(se3.exp(torch.cat([turn, torch.zeros(3, dtype=torch.float64)])), vertices) + shift
 
 
 def main(
