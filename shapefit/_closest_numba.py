@@ -14,8 +14,9 @@ def build_tree(corners):
     centroids = (corners[:, 0] + corners[:, 1] + corners[:, 2]) / 3
     capacity = 2 * count + 1
     low, high = np.empty((capacity, 3)), np.empty((capacity, 3))
-    first, last, right = np.zeros(capacity, np.int64), np.zeros(capacity, np.int64), np.zeros(capacity, np.int64)
-    stack_node, stack_lo, stack_hi = np.empty(128, np.int64), np.empty(128, np.int64), np.empty(128, np.int64)
+    first, last = np.zeros(capacity, np.int64), np.zeros(capacity, np.int64)
+    right = np.zeros(capacity, np.int64)
+    stack_lo, stack_hi = np.empty(128, np.int64), np.empty(128, np.int64)
     stack_parent = np.empty(128, np.int64)
     stack_lo[0], stack_hi[0], stack_parent[0], top, nodes = 0, count, -1, 1, 0
     while top:

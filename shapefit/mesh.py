@@ -83,7 +83,7 @@ def require_closed(
 def sample_surface(
     vertices: Shaped[np.ndarray, "V 3"], faces: Shaped[np.ndarray, "F 3"], count: int, seed: int = 0
 ) -> tuple[Float[np.ndarray, "N 3"], Int[np.ndarray, "N"]]:
-    """`count` points uniform in area (mm), and the face of each. Stratified: one point per equal share of area."""
+    """`count` points uniform in area (mm), and the face of each; stratified: one per equal share of area."""
     vertices, faces = np.asarray(vertices, dtype=np.float64), np.asarray(faces, dtype=np.int64)
     rng = np.random.default_rng(seed)
     corners = vertices[faces]
