@@ -1,4 +1,4 @@
-"""Every number that steers a job, in one frozen dataclass per job, with its unit. No torch: `--help` is quick."""
+"""Every number that steers a job: one frozen dataclass per job, with units. No torch: `--help` is quick."""
 
 from dataclasses import dataclass
 
