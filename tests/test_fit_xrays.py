@@ -141,6 +141,7 @@ def test_the_search_finds_the_place_in_the_image(mask):
         evidence(view, settings, 96, 2, both),
         start.unposed(settings, 1000.0),
         settings,
+        1,
     )[0].camera_from_bone
     center = torch.zeros(1, 3, dtype=torch.float64)
     off = CAMERA.project(found, center) - CAMERA.project(se3.inverse(pose), center)

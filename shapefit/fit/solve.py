@@ -38,8 +38,8 @@ class _Stage(NamedTuple):
     steps: int
     modes: int
     rate: float  # units (see TURN, SHIFT, DEPTH; 1 std of shape) per first step
-    temperature: float  # mm, of silhouettes
-    blur: int  # pixels, of silhouettes
+    temperature: float = 6.0  # mm, of silhouettes
+    blur: int = 5  # pixels, of silhouettes
 
 
 class _Candidates(NamedTuple):
@@ -89,21 +89,17 @@ def fit_xrays(
     coarse = problem(coarsened(few, COARSE_FACES), settings.start_pixels)
     fine = problem(few, settings.fine_pixels)
     history: list[dict] = []
-    rough, middle, last = settings.steps
+    _, middle, last = settings.steps
     some = min(5, few.modes)
     if init is not None:
         candidates = _from_record(init, few, len(views), free)
     else:
         report("searching views", 0.0)
-        candidates = _starts(coarse, views)
-        candidates = _descend(coarse, candidates, _Stage("starts", rough, some, 0.25, 6.0, 5), history)
-        if free and len(views) > 1:
-            candidates = _merge(candidates, len(views), coarse)
-        candidates = _best(coarse, candidates, settings.finalists, _Stage("", 0, some, 0, 6.0, 5))
+        candidates = _begin(coarse, history)
     report("refining", 0.4)
     medium = fine._replace(model=coarsened(few, 3 * COARSE_FACES))
-    candidates = _descend(medium, candidates, _Stage("finalists", middle, some, 0.15, 3.0, 5), history)
-    candidates = _best(medium, candidates, 1, _Stage("", 0, some, 0, 3.0, 5))
+    candidates = _descend(medium, candidates, _Stage("finalists", middle, some, 0.15, 3.0), history)
+    candidates = _best(medium, candidates, 1)
     report("fitting shape and pose", 0.6)
     candidates = _descend(fine, candidates, _Stage("shape", last, few.modes, 0.1, 2.0, 3), history)
     report("done", 1.0)
@@ -134,20 +130,42 @@ def _check(model: ShapeModel, views: Sequence[View], settings: FitSettings) -> t
     return settings.free_views or not all(known), masked
 
 
-def _starts(problem: _Problem, views: Sequence[View]) -> _Candidates:
-    """Candidates from every view on its own: (N starts, 1) free views, or shared poses of the bone."""
+def _begin(problem: _Problem, history: list[dict]) -> _Candidates:
+    """Candidates worth refining on the fine images.
+
+    Free views begin apart, and the best pose of each joins the others' in one candidate, which has
+    the mean of their shapes.
+    """
+    if problem.camera_from_world is None and len(problem.seen) > 1:
+        alone = [problem._replace(seen=[seen]) for seen in problem.seen]
+        best = [_best(one, _begin(one, history), 1) for one in alone]
+        shape = torch.stack([b.coefficients for b in best]).mean(0)
+        return _Candidates(torch.cat([b.poses for b in best], 1), shape)
+    settings = problem.settings
+    steps, some = settings.steps[0], min(5, problem.model.modes)
+    stage = _Stage("starts", steps // 3, some, 0.25)
+    candidates = _descend(problem, _starts(problem), stage, history)
+    candidates = _best(problem, candidates, max(1, len(candidates.poses) // 3))
+    candidates = _descend(problem, candidates, stage._replace(steps=steps - steps // 3, rate=0.2), history)
+    return _best(problem, candidates, settings.finalists)
+
+
+def _starts(problem: _Problem) -> _Candidates:
+    """Poses from a search in every view on its own, with the mean shape."""
     settings, model = problem.settings, problem.model
     bone = start.Bone(model.mean, model.faces, model.structure)
     poses = []
-    for n, (view, seen) in enumerate(zip(views, problem.seen, strict=True)):
+    for n, seen in enumerate(problem.seen):
+        count = settings.starts // (1 if seen.target is None else 3)  # masks mislead less
         if problem.camera_from_world is None:
-            found = start.search(bone, seen, start.unposed(settings, float(view.camera.sdd)), settings)
-            poses += [s.camera_from_bone for s in found]
+            grid = start.unposed(settings, float(seen.camera.sdd))
+            poses += [s.camera_from_bone for s in start.search(bone, seen, grid, settings, count)]
         else:
-            center = _meeting_point(problem.camera_from_world, float(view.camera.sdd))
-            camera_from_world = problem.camera_from_world[n]
-            found = start.search(bone, seen, start.posed(camera_from_world, center, settings), settings)
-            poses += [se3.inverse(camera_from_world) @ s.camera_from_bone for s in found]
+            center = _meeting_point(problem.camera_from_world, float(seen.camera.sdd))
+            grid = start.posed(problem.camera_from_world[n], center, settings)
+            world_from_camera = se3.inverse(problem.camera_from_world[n])
+            found = start.search(bone, seen, grid, settings, max(1, count // len(problem.seen)))
+            poses += [world_from_camera @ s.camera_from_bone for s in found]
     return _Candidates(torch.stack(poses)[:, None], torch.zeros(len(poses), model.modes))
 
 
@@ -163,38 +181,36 @@ def _meeting_point(camera_from_world: Tensor, sdd: float) -> Float[Tensor, "3"]:
 
 
 def _judge(
-    problem: _Problem, candidates: _Candidates, stage: _Stage, own: Sequence[int] | None = None
+    problem: _Problem, candidates: _Candidates, temperature: float = 2.0, blur: int = 3
 ) -> tuple[Float[Tensor, "B"], list[dict[str, Tensor]]]:
-    """Loss of each candidate, and per view its terms. `own`: the one view that each candidate stands for."""
+    """Loss of each candidate, and per view its terms."""
     model, settings = problem.model, problem.settings
     vertices = model.instance(candidates.coefficients)
     total, terms = torch.zeros(len(vertices)), []
     for n, seen in enumerate(problem.seen):
-        rows = slice(None) if own is None else [b for b, view in enumerate(own) if view == n]
-        poses = candidates.poses[rows]
-        pose = poses[:, min(n, poses.shape[1] - 1)]
-        if problem.camera_from_world is not None:
-            pose = problem.camera_from_world[n] @ pose
+        if problem.camera_from_world is None:
+            pose = candidates.poses[:, n]
+        else:
+            pose = problem.camera_from_world[n] @ candidates.poses[:, 0]
         attenuation, paths = bone_xray(
-            vertices[rows], model.faces, model.structure, pose.to(vertices.dtype), seen.camera,
+            vertices, model.faces, model.structure, pose.to(vertices.dtype), seen.camera,
             settings.shell, settings.interior,
         )  # fmt: skip
         term = similarity(attenuation, seen)
         loss = 1 - term["local"] - GRADIENT * term["gradient"]
         if seen.target is not None:
-            term["overlap"] = overlap(paths, seen, stage.temperature, stage.blur)
+            term["overlap"] = overlap(paths, seen, temperature, blur)
             loss = (1 - term["overlap"]) + settings.image_weight * loss
         if not torch.is_grad_enabled():
             term["agreement"] = agreement(attenuation, seen)
         terms.append(term | {"loss": loss})
-        total = total.index_add(0, torch.arange(len(vertices))[rows], loss)
-    count = 1 if own is not None else len(problem.seen)
-    return total / count + settings.prior_weight * coefficient_prior(candidates.coefficients) / count, terms
+        total = total + loss
+    prior = settings.prior_weight * coefficient_prior(candidates.coefficients)
+    return (total + prior) / len(problem.seen), terms
 
 
 def _descend(problem: _Problem, candidates: _Candidates, stage: _Stage, history: list[dict]) -> _Candidates:
     """Adam with a cosine schedule (Kingma & Ba 2015) on tangent steps and the first `stage.modes` modes."""
-    own = _owners(problem, candidates)
     batch, count = candidates.poses.shape[:2]
     step = torch.zeros(batch, count, 6, requires_grad=True)
     shape = candidates.coefficients[:, : stage.modes].clone().requires_grad_()
@@ -209,7 +225,7 @@ def _descend(problem: _Problem, candidates: _Candidates, stage: _Stage, history:
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, stage.steps, eta_min=0.05 * stage.rate)
     for k in range(stage.steps):
         optimizer.zero_grad()
-        loss, _ = _judge(problem, moved(), stage, own)
+        loss, _ = _judge(problem, moved(), stage.temperature, stage.blur)
         loss.sum().backward()
         history.append({"stage": stage.name, "step": k, "loss": float(loss.detach().min())})
         optimizer.step()
@@ -225,29 +241,11 @@ def _step(poses: Float[Tensor, "B P 4 4"], twist: Float[Tensor, "B P 6"]) -> Flo
     return turned + shift
 
 
-def _owners(problem: _Problem, candidates: _Candidates) -> list[int] | None:
-    """Free views start apart: candidates in equal shares for view 0, 1, ..., each with one pose."""
-    views, (batch, poses) = len(problem.seen), candidates.poses.shape[:2]
-    if problem.camera_from_world is not None or poses == views:
-        return None
-    return [b * views // batch for b in range(batch)]
-
-
 @torch.no_grad()
-def _best(problem: _Problem, candidates: _Candidates, count: int, stage: _Stage) -> _Candidates:
-    loss, _ = _judge(problem, candidates, stage)
+def _best(problem: _Problem, candidates: _Candidates, count: int) -> _Candidates:
+    loss, _ = _judge(problem, candidates)
     keep = loss.argsort()[:count]
     return _Candidates(candidates.poses[keep], candidates.coefficients[keep])
-
-
-@torch.no_grad()
-def _merge(candidates: _Candidates, views: int, problem: _Problem) -> _Candidates:
-    """Each free view's best pose, with the mean of their shapes, as one candidate for all views."""
-    loss, _ = _judge(problem, candidates, _Stage("", 0, 0, 0, 6.0, 5), _owners(problem, candidates))
-    best = loss.view(views, -1).argmin(1) + torch.arange(views) * (len(loss) // views)
-    return _Candidates(
-        candidates.poses[best].transpose(0, 1), candidates.coefficients[best].mean(0, keepdim=True)
-    )
 
 
 def _from_record(record: Mapping, model: ShapeModel, views: int, free: bool) -> _Candidates:
@@ -278,7 +276,7 @@ def _result(
     history: list[dict],
     seconds: float,
 ) -> XRayFit:
-    _, terms = _judge(problem, candidates, _Stage("", 0, few.modes, 0, 2.0, 3))
+    _, terms = _judge(problem, candidates)
     settings, poses = problem.settings, candidates.poses[0].double()
     coefficients = torch.nn.functional.pad(candidates.coefficients[0].double(), (0, model.modes - few.modes))
     if problem.camera_from_world is None:

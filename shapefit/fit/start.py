@@ -41,8 +41,10 @@ class Start(NamedTuple):
     camera_from_bone: Float[Tensor, "4 4"]
 
 
-def search(bone: Bone, seen: Evidence, poses: Float[Tensor, "P 4 4"], settings: FitSettings) -> list[Start]:
-    """The best poses of a bone for one X-ray, best first, at most `settings.starts`.
+def search(
+    bone: Bone, seen: Evidence, poses: Float[Tensor, "P 4 4"], settings: FitSettings, count: int
+) -> list[Start]:
+    """The best poses of a bone for one X-ray, best first, at most `count`.
 
     `poses` (camera_from_bone) give rotations and depths; each is shifted to its best place.
     """
@@ -58,7 +60,7 @@ def search(bone: Bone, seen: Evidence, poses: Float[Tensor, "P 4 4"], settings: 
         places.append(best.indices)
     score, place = torch.cat(scores), torch.cat(places)
     starts: list[Start] = []
-    for k in score.argsort(descending=True)[: settings.starts].tolist():
+    for k in score.argsort(descending=True)[:count].tolist():
         row, column = divmod(int(place[k]), 2 * field.reach[1] + 1)
         pose = poses[k].clone()
         pose[0, 3] += (column - field.reach[1]) * seen.camera.delx * pose[2, 3] / seen.camera.sdd
@@ -119,7 +121,7 @@ class _Field:
         self.reach = (self.height // 2, self.width // 2)  # pixels that the bone's origin may be off the axis
         field = (self.height + 2 * self.reach[0], self.width + 2 * self.reach[1])
         self.camera = replace(camera, height=field[0], width=field[1])
-        self.size = (field[0] + self.height, field[1] + self.width)
+        self.size = field  # large enough: no shift within reach looks beyond the field
         if seen.target is None:
             self.windows = [max(5, 2 * round(w / float(camera.delx) / 2) + 1) for w in WINDOWS]
             self.images = [_normalise(seen.line, seen.valid, w, 1e-4).clamp(-3, 3) for w in self.windows]

@@ -15,7 +15,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from shapefit import se3
-from shapefit.fit.surface_pairs import Bone, Pairs, find_pairs, moved, shape_trees, shared_bones
+from shapefit.fit.surface_pairs import Bone, Pairs, find_pairs, shape_trees, shared_bones
 from shapefit.settings import ProjectSettings
 from shapefit.shape_model import ShapeModel
 
