@@ -175,6 +175,15 @@ def test_a_fit_from_the_command_line_finds_the_masks_and_repeats_itself(shapefit
     assert records[0]["world_from_model"] == records[1]["world_from_model"]
     dice = records[0]["views"][0]["dice"]
     assert set(dice) == set(small.LABELS) and min(dice.values()) > 0.8
+    # the record remembers the camera, so figures of what the image shows and of the rest come apart
+    truth = small.write_case(tmp_path / "truth", 100)
+    ended = shapefit(
+        "evaluate", tmp_path / "first", "--reference", truth, "-o", tmp_path / "figures", "--samples", 2000
+    )
+    assert ended.status == 0, ended.err
+    (measured,) = json.loads((tmp_path / "figures" / "metrics.json").read_text())["records"]
+    assert measured["metrics"]["absolute"]["all"]["in_view"]["area_share"] > 0.9
+    assert measured["metrics"]["similarity"]["all"]["assd"] < 1.5
 
 
 def test_build_writes_a_model_with_landmarks_its_card_and_its_report(shapefit, tmp_path):
@@ -244,6 +253,20 @@ def test_a_result_without_a_bone_is_a_failure_that_counts(shapefit, tmp_path):
     table = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert [failure["case"] for failure in table["failures"]] == ["part"]
     assert "2 cases, 1 failures" in ended.out
+
+
+def test_a_fit_that_failed_is_a_failure_that_counts(shapefit, model, xray, fitted, tmp_path):
+    fitted(converged=False, reason="the similarity 0.12 is below 0.40")
+    arguments = ("fit", xray["image"], "--camera", xray["camera"], "--model", model)
+    assert shapefit(*arguments, "-o", tmp_path / "failed").status == 3
+    case = small.write_case(tmp_path / "case", 3)
+    ended = shapefit("evaluate", tmp_path / "failed", "--reference", case, "-o", tmp_path / "out")
+    assert ended.status == 0, ended.err
+    table = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert "the similarity 0.12 is below 0.40" in table["records"][0]["failed"]
+    assert len(table["failures"]) == len(small.LABELS)
+    assert table["table"]["absolute"]["all"]["assd"]["mean"] is None
+    assert "NaN" not in (tmp_path / "out" / "metrics.json").read_text()
 
 
 def test_render_writes_path_lengths_by_suffix(shapefit, model, xray, tmp_path):
@@ -447,6 +470,10 @@ def start_that_is_no_record(place, xray, model):
     return [*fit_arguments(place, xray, model), "--init", xray["camera"]]
 
 
+def unknown_device(place, xray, model):
+    return [*fit_arguments(place, xray, model), "--device", "abacus"]
+
+
 SHEARED = [[1, 0.5, 0, 0], [0, 1, 0, 0], [0, 0, 1, -700], [0, 0, 0, 1]]
 
 
@@ -484,6 +511,7 @@ SHEARED = [[1, 0.5, 0, 0], [0, 1, 0, 0], [0, 0, 1, -700], [0, 0, 0, 1]]
         (too_many_references, "1 result.* but 2 references"),
         (empty_result, "holds neither fit.json nor a mesh"),
         (start_that_is_no_record, "not a record of a fit"),
+        (unknown_device, "unknown device 'abacus'; expected 'cpu' or 'cuda'"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -46,6 +47,10 @@ def fit_job(
 
     A fit that did not succeed writes its record and report, and no mesh.
     """
+    if settings.device not in ("cpu", "cuda"):
+        raise ValueError(f"unknown device {settings.device!r}; expected 'cpu' or 'cuda'")
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("no CUDA device is available here; use --device cpu")
     shape_model = read_model(model)
     views = read_views(images, cameras, masks, settings.free_views, polarity, seen_from, frame)
     start = None if init is None else read_record(init)
