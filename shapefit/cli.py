@@ -238,4 +238,6 @@ def _progress(what: str) -> Iterator[Callable[[str, float], None]]:
             bar.set_description_str(f"{what}, {stage}", refresh=False)
             bar.update(min(max(fraction, bar.n), 1.0) - bar.n)
 
+        report("reading", 0.0)
         yield report
+        report("done", 1.0)

@@ -25,6 +25,8 @@ def project_job(
     shape_model = read_model(model)
     surfaces = read_case(case, dict(zip(shape_model.names, shape_model.labels, strict=True))).surfaces
     with atomic_folder(output, replaces=("report.html", "overlay_*.png")) as folder:
+        if progress:
+            progress("fitting", 0.1)
         started = time.perf_counter()
         fit = fit_surface(shape_model, surfaces, settings)
         record = new_record(command, settings.seed, shape_model)
