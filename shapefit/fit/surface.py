@@ -62,13 +62,13 @@ def fit_surface(
         pose = pose @ update
     found = torch.zeros(model.modes, dtype=torch.float64)
     found[:modes] = torch.from_numpy(coefficients)
-    shape = model.instance(found)
+    vertices = model.instance(found)
     world_from_model = torch.from_numpy(pose)
     return SurfaceFit(
         coefficients=found,
         world_from_model=world_from_model,
-        vertices=se3.transform(world_from_model, shape),
-        residual=_residual(shape.numpy(), pose, bones),
+        vertices=se3.transform(world_from_model, vertices),
+        residual=_residual(vertices.numpy(), pose, bones),
         world_from_mean=torch.from_numpy(placed),
         mean_shape_residual=_residual(mean, placed, bones),
     )
