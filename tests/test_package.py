@@ -92,6 +92,14 @@ def test_the_wheel_carries_the_model_and_its_card(tmp_path):
     assert any(name.endswith(".card.json") for name in carried)
     assert {"shapefit/cli.py", "shapefit/report/page.css", "shapefit/report/page.js"} <= set(names)
     assert wheel.stat().st_size < 10_000_000
+    # and finds it by name, away from the repository
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    found = subprocess.run(
+        [sys.executable, "-c", "from shapefit.io.model import model_path; print(model_path('pelvis'))"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert found.stdout.strip() == str(tmp_path / "site" / "shapefit" / "models" / "pelvis" / "pelvis.h5")
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
