@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 
 import numpy as np
@@ -68,7 +68,7 @@ def build_model(
         metadata=metadata,
     )
     marks = carry_landmarks(model, [case.landmarks for case in cases], shapes[: len(cases)])
-    model = _with_landmarks(model, marks)
+    model = replace(model, landmarks=marks)
     card: dict = metadata | {
         "frame": "RAS",
         "units": "mm",
@@ -79,7 +79,7 @@ def build_model(
         "modes": model.modes,
         "landmarks": list(marks.names),
         "std": model.std.tolist(),
-        "settings": asdict(settings),
+        "settings": {key: _plain(value) for key, value in asdict(settings).items()},
     }
     card["registration"] = {
         case.name: registration_residual(shape, model, case.surfaces)
@@ -99,6 +99,10 @@ def build_model(
     card["seconds"] = {"correspondence": registered - started, "quality": finished - registered}
     report("done", 1.0)
     return model, card
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _names(cases: Sequence[Case], labels: Mapping[str, int] | None) -> list[str]:
@@ -136,12 +140,6 @@ def carry_landmarks(
         return no_landmarks()
     found = closest_points(np.array([np.mean(each, axis=0) for each in places.values()]), mean, faces)
     return Landmarks(tuple(places), torch.from_numpy(found.face), torch.from_numpy(found.barycentric))
-
-
-def _with_landmarks(model: ShapeModel, landmarks: Landmarks) -> ShapeModel:
-    from dataclasses import replace
-
-    return replace(model, landmarks=landmarks)
 
 
 def _quality(model: ShapeModel, cases: Sequence[Case], settings: BuildSettings, report: Progress) -> dict:

@@ -15,6 +15,7 @@ from scipy import sparse
 from scipy.sparse.linalg import splu
 from scipy.spatial import cKDTree
 
+from shapefit._pairs_numba import best_candidate
 from shapefit.mesh import sample_surface
 from shapefit.settings import BuildSettings
 
@@ -114,38 +115,6 @@ def nearest_on_samples(
     return anchor + slide, (normals * normal).sum(1)
 
 
-def closest_on_triangles(
-    points: Float[ndarray, "N 3"], triangles: Float[ndarray, "N 3 3"]
-) -> Float[ndarray, "N 3"]:
-    """Barycentric coordinates of the point of each triangle that is closest to its point (Ericson 2005)."""
-    a, b, c = triangles[:, 0], triangles[:, 1], triangles[:, 2]
-    ab, ac = b - a, c - a
-
-    def dot(x: ndarray, y: ndarray) -> ndarray:
-        return (x * y).sum(1)
-
-    d1, d2 = dot(ab, points - a), dot(ac, points - a)
-    d3, d4 = dot(ab, points - b), dot(ac, points - b)
-    d5, d6 = dot(ab, points - c), dot(ac, points - c)
-    va, vb, vc = d3 * d6 - d5 * d4, d5 * d2 - d1 * d6, d1 * d4 - d3 * d2
-    with np.errstate(divide="ignore", invalid="ignore"):
-        inside = 1 / (va + vb + vc)
-        v, w = vb * inside, vc * inside
-        on_bc, on_ac, on_ab = (d4 - d3) / ((d4 - d3) + (d5 - d6)), d2 / (d2 - d6), d1 / (d1 - d3)
-    one, zero = np.ones_like(d1), np.zeros_like(d1)
-    conditions = [
-        (d1 <= 0) & (d2 <= 0),
-        (d3 >= 0) & (d4 <= d3),
-        (d6 >= 0) & (d5 <= d6),
-        (vc <= 0) & (d1 >= 0) & (d3 <= 0),
-        (vb <= 0) & (d2 >= 0) & (d6 <= 0),
-        (va <= 0) & (d4 >= d3) & (d5 >= d6),
-    ]
-    v = np.select(conditions, [zero, one, zero, on_ab, zero, 1 - on_bc], v)
-    w = np.select(conditions, [zero, zero, one, zero, on_ac, on_bc], w)
-    return np.nan_to_num(np.stack([1 - v - w, v, w], axis=1), nan=1 / 3)
-
-
 def nearest_on_mesh(
     points: Float[ndarray, "N 3"],
     normals: Float[ndarray, "N 3"],
@@ -160,16 +129,8 @@ def nearest_on_mesh(
     candidates = min(candidates, len(faces))
     _, near = tree.query(np.hstack([points, NORMAL_LENGTH * normals]), k=candidates)
     near = near.reshape(len(points), candidates)
-    flat = near.reshape(-1)
-    repeated = np.repeat(points, candidates, axis=0)
-    barycentric = closest_on_triangles(repeated, triangles[flat])
-    squared = ((np.einsum("nk,nkd->nd", barycentric, triangles[flat]) - repeated) ** 2).sum(1)
-    squared = squared + NORMAL_LENGTH**2 * ((facing[flat] - np.repeat(normals, candidates, axis=0)) ** 2).sum(
-        1
-    )
-    best = np.arange(len(points)), squared.reshape(near.shape).argmin(1)
-    face = near[best]
-    return face, barycentric.reshape(*near.shape, 3)[best], (facing[face] * normals).sum(1)
+    face, barycentric = best_candidate(points, normals, triangles, facing, near, NORMAL_LENGTH)
+    return face, barycentric, (facing[face] * normals).sum(1)
 
 
 class Pairs(NamedTuple):
@@ -296,17 +257,48 @@ def laplacian(faces: Int[ndarray, "F 3"], count: int) -> sparse.csr_matrix:
     return sparse.identity(count, format="csr") - sparse.diags(1 / degree) @ adjacency
 
 
-def flipped_faces(vertices: Float[ndarray, "V 3"], faces: Int[ndarray, "F 3"]) -> Int[ndarray, " N"]:
-    """Faces turned against their neighbourhood or collapsed.
+def face_neighbours(faces: Int[ndarray, "F 3"]) -> Int[ndarray, "F 3"]:
+    """The face on the other side of each edge (corner k to k + 1) of a closed mesh."""
+    edges = np.stack([faces, np.roll(faces, -1, axis=1)], axis=-1).reshape(-1, 2)
+    order = np.lexsort((edges.max(1), edges.min(1)))
+    other = np.empty(len(edges), dtype=np.int64)
+    other[order[0::2]], other[order[1::2]] = order[1::2] // 3, order[0::2] // 3
+    return other.reshape(-1, 3)
 
-    A face counts when its normal points away from the mean normal of two of its three corners, or when
+
+def flipped_faces(
+    vertices: Float[ndarray, "V 3"],
+    faces: Int[ndarray, "F 3"],
+    neighbours: Int[ndarray, "F 3"] | None = None,
+) -> Int[ndarray, " N"]:
+    """Faces of a closed mesh that are folded over or collapsed.
+
+    A face counts when it is turned by more than 120 degrees against two of its three neighbours, or when
     its area is below a hundredth of the mesh's median.
     """
+    neighbours = face_neighbours(faces) if neighbours is None else neighbours
     cross = corner_cross(vertices, faces)
-    corner = vertex_normals(vertices, faces)[faces]
-    against = ((cross[:, None] * corner).sum(-1) < 0).sum(1) >= 2
+    normals = _unit(cross)
+    cosine = (normals[:, None] * normals[neighbours]).sum(-1)
     area = np.linalg.norm(cross, axis=1)
-    return np.flatnonzero(against | (area < 0.01 * np.median(area)))
+    return np.flatnonzero(((cosine < -0.5).sum(1) >= 2) | (area < 0.01 * np.median(area)))
+
+
+def unfold(
+    vertices: Float[ndarray, "V 3"], faces: Int[ndarray, "F 3"], rounds: int = 50
+) -> Float[ndarray, "V 3"]:
+    """Vertices of flipped or collapsed faces evened out among their neighbours until no such face is left."""
+    smooth, neighbours = laplacian(faces, len(vertices)), face_neighbours(faces)
+    for turn in range(rounds):
+        flips = flipped_faces(vertices, faces, neighbours)
+        if not len(flips):
+            break
+        touched = np.unique(faces[flips])
+        if turn % 2:  # now and then the ring around them too, for what their own corners cannot mend
+            touched = np.unique(faces[np.isin(faces, touched).any(1)])
+        vertices = vertices.copy()
+        vertices[touched] -= 0.5 * (smooth @ vertices)[touched]
+    return vertices
 
 
 def register(
@@ -322,7 +314,7 @@ def register(
     Laplacian; stiffness falls from step to step. Vertices of flipped or collapsed faces are held stiffer
     until none is left.
     """
-    smooth = laplacian(faces, len(vertices))
+    smooth, neighbours = laplacian(faces, len(vertices)), face_neighbours(faces)
     current, hold = rest, np.ones(len(rest))
     stretch = 1e-4 * sparse.identity(len(rest))
     for stiffness in settings.stiffness:
@@ -334,7 +326,6 @@ def register(
             system = weighted @ pairs.rows + stiffness * bending + stretch
             right = weighted @ (pairs.goals - pairs.rows @ rest)
             current = rest + splu(system.tocsc(), permc_spec="MMD_AT_PLUS_A").solve(right)
-            flips = flipped_faces(current, faces)
-            if len(flips):
-                hold[np.unique(faces[flips])] *= 2
-    return current
+            flips = flipped_faces(current, faces, neighbours)
+            hold[np.unique(faces[flips])] *= 2
+    return unfold(current, faces)

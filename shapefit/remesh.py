@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from shapefit.mesh import boundary_edges, closest_on, surface_tree
-from shapefit.registration import laplacian, vertex_normals
+from shapefit.registration import laplacian, unfold, vertex_normals
 
 
 def remesh(
@@ -32,7 +32,7 @@ def remesh(
         step = -0.5 * (smooth @ points)
         step -= (step * normals).sum(1, keepdims=True) * normals
         points = closest_on(surface, points + step).point
-    return points, triangles
+    return unfold(points, triangles), triangles
 
 
 def collapse_edges(
@@ -80,7 +80,8 @@ def collapse_edges(
         place[a] = middle
         left -= 1
         for vertex in sorted((near_a | near_b) - {a, b}):
-            heapq.heappush(heap, (_squared(middle, place[vertex]), *sorted((a, vertex))))
+            low, high = sorted((a, vertex))
+            heapq.heappush(heap, (_squared(middle, place[vertex]), low, high))
     keep = np.array([bool(faces_around) for faces_around in around])
     number = np.cumsum(keep) - 1
     return np.array(place)[keep], number[np.array([t for t in corners if t is not None], dtype=np.int64)]

@@ -69,7 +69,7 @@ class ShapeModel:
         return self.mean.to(**like) + torch.tensordot(coefficients, basis, dims=([-1], [0]))
 
     def coefficients(self, vertices: Float[Tensor, "V 3"]) -> Float[Tensor, " K"]:
-        """Coefficients (std) of the model's shape nearest to vertices in correspondence, in the model frame."""
+        """Coefficients (std) of the nearest shape of the model; vertices in correspondence, model frame."""
         offset = (vertices.to(self.mean) - self.mean).reshape(-1)
         return (self.components.reshape(self.modes, -1) @ offset) / self.std
 

@@ -81,7 +81,7 @@ def outward(vertices: Float[ndarray, "V 3"], faces: Int[ndarray, "F 3"]) -> Int[
 
 def largest_piece(
     vertices: Float[ndarray, "V 3"], faces: Int[ndarray, "F 3"]
-) -> tuple[Float[ndarray, "V 3"], Int[ndarray, "F 3"]]:
+) -> tuple[Float[ndarray, "V2 3"], Int[ndarray, "F2 3"]]:
     """The connected piece with the most vertices, and only its vertices."""
     links = sparse.coo_matrix(
         (np.ones(len(faces) * 2), (faces[:, [0, 1]].T.ravel(), faces[:, [1, 2]].T.ravel())),

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "shapefit"
 FLOORS = [
-    {"_closest_numba", "workers", "se3", "mesh", "materials", "losses", "settings"},
+    {"_closest_numba", "_pairs_numba", "workers", "se3", "mesh", "materials", "losses", "settings"},
     {"camera", "view", "volume", "surface", "shape_model", "metrics"}
     | {"alignment", "image_metrics", "surface_distance"}  # the parts of metrics
     | {"registration", "remesh", "template"},  # the parts of correspondence

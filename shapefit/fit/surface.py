@@ -20,6 +20,7 @@ from shapefit.settings import ProjectSettings
 from shapefit.shape_model import ShapeModel
 
 ACROSS = 0.1  # a distance is blind across its direction; this share of it keeps steps from sliding far
+AS_IT_LIES = 0.8  # a case is taken to lie as its axes say unless another orientation is a fifth better
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ def place(
         pose[:3, :3], pose[:3, 3] = turn, points.mean(0) - turn @ own.mean(0)
         pose = settle(pose, 10, 20)
         pairs = find_pairs(shape, pose, bones, trees, 20)
-        found.append((float(pairs.weights @ pairs.distances(shape)), pose))
+        distance = float(pairs.weights @ pairs.distances(shape))
+        found.append((distance * (1 if found else AS_IT_LIES), pose))
     best = min(found, key=lambda one: one[0])[1]
     return settle(settle(best, settings.rigid_steps, 10), settings.rigid_steps // 4, 2)
 
