@@ -20,7 +20,7 @@ class BuildSettings:
     template_spacing: float = 2.0
     """mm between the grid points of the mean signed distance that the template is cut from"""
     template_rounds: int = 1
-    """how often the template is averaged again after smooth warps to all cases"""
+    """how often the template is averaged again after smooth warps to all cases (0: affine maps alone)"""
     samples: int = 25_000
     """points that represent each target surface"""
     kernel_widths: tuple[float, ...] = (60.0, 30.0, 15.0)
@@ -79,11 +79,13 @@ class FitSettings:
     """distance of the bone from the source, as a share of sdd, where no pose is given"""
     free_views: bool = False
     """estimate the pose of every view; given poses are not used"""
-    modes: int = 20
+    modes: int = 30
     """shape modes that are fitted; fewer if the model has fewer"""
     prior_weight: float = 0.02
-    """how much half the squared Mahalanobis distance of the shape counts against similarity, per view"""
-    image_weight: float = 0.2
+    """how much half the squared Mahalanobis distance of the shape counts against likeness to the images"""
+    mask_prior_weight: float = 0.003
+    """how much it counts against the overlap with masks, which leave less to doubt"""
+    image_weight: float = 0.1
     """how much likeness to the image counts beside the overlap with a mask"""
     shell: float = 2.5
     """mm, thickness of the cortical shell in the model's X-ray"""
@@ -99,7 +101,7 @@ class FitSettings:
     """how many starts are refined"""
     finalists: int = 4
     """how many of them are refined on the fine image"""
-    steps: tuple[int, int, int] = (30, 30, 80)
+    steps: tuple[int, int, int] = (30, 30, 100)
     """optimisation steps for all starts, for the finalists, and for the winner"""
     accept: float = 0.0
     """similarity below which a fit from the image alone is declared failed (0 to 1)"""

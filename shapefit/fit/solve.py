@@ -205,8 +205,9 @@ def _judge(
             term["agreement"] = agreement(attenuation, seen)
         terms.append(term | {"loss": loss})
         total = total + loss
-    prior = settings.prior_weight * coefficient_prior(candidates.coefficients)
-    return (total + prior) / len(problem.seen), terms
+    masked = any(seen.target is not None for seen in problem.seen)
+    weight = settings.mask_prior_weight if masked else settings.prior_weight
+    return (total + weight * coefficient_prior(candidates.coefficients)) / len(problem.seen), terms
 
 
 def _descend(problem: _Problem, candidates: _Candidates, stage: _Stage, history: list[dict]) -> _Candidates:
