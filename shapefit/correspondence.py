@@ -95,8 +95,12 @@ def correspond(
             def family_report(what: str, fraction: float, number: int = number, kind: Family = kind) -> None:
                 report(f"{kind.name}: {what}", (number + fraction) / len(kinds))
 
-            vertices, faces[kind.name] = build_template(bones, count, settings, workers, family_report)
-            jobs = [(vertices, faces[kind.name], bone.surface, settings) for bone in bones]
+            template = build_template(bones, count, settings, workers, family_report)
+            vertices, faces[kind.name], affines = template
+            jobs = [
+                (vertices, faces[kind.name], bone.surface, affine, settings)
+                for bone, affine in zip(bones, affines, strict=True)
+            ]
             for bone, laid in zip(bones, workers.map(_lay, jobs), strict=True):
                 placed[kind.name, bone.case, bone.mirrored] = laid + bone.center
             family_report("registered", 1.0)
@@ -109,8 +113,12 @@ def build_template(
     settings: BuildSettings,
     workers: Workers,
     report: Callable[[str, float], None],
-) -> tuple[Float[ndarray, "V 3"], Int[ndarray, "F 3"]]:
-    """Mean surface of centred bones as a closed mesh of `count` vertices, in mm about the origin."""
+) -> tuple[Float[ndarray, "V 3"], Int[ndarray, "F 3"], list[ndarray]]:
+    """Mean surface of centred bones: a closed mesh of `count` vertices, and the affine maps to each bone.
+
+    Bones are aligned to their own mean, first by affine maps, then by smooth warps, so that no single
+    bone and no order of them shapes the result. In mm about the origin.
+    """
     surfaces = [bone.surface for bone in bones]
     low = np.min([surface.points.min(0) for surface in surfaces], axis=0)
     high = np.max([surface.points.max(0) for surface in surfaces], axis=0)
@@ -128,20 +136,25 @@ def build_template(
     # bones that are merely centred overlap badly: a raised level keeps the thin parts of their mean
     coarse = 2 * settings.template_spacing
     vertices, faces = remesh(*mean_shape([Warp(np.eye(4), ())] * len(bones), coarse, 2.0), count // 2)
-    rounds = 2 + settings.template_rounds
-    for number in range(rounds):
-        report("template", number / rounds)
-        smooth = number >= 2
-        warps = workers.map(_warp, [(vertices, faces, surface, settings, smooth) for surface in surfaces])
+    affines = [np.eye(4)] * len(bones)
+    for number in range(1 + settings.template_rounds):
+        report("template", number / (1 + settings.template_rounds))
+        smooth = number > 0
+        warps = workers.map(
+            _warp,
+            [(vertices, faces, s, a, settings, smooth) for s, a in zip(surfaces, affines, strict=True)],
+        )
         spacing, level = (settings.template_spacing, 0.3) if smooth else (coarse, 1.0)
         low, high = vertices.min(0), vertices.max(0)
         vertices, faces = mean_shape(warps, spacing, level)
         # the mean of the cases brought back by the mean affine map: the template drifts to no case's size
         mean_affine = np.mean([warp.affine for warp in warps], axis=0)
-        back = [mean_affine @ np.linalg.inv(warp.affine) for warp in warps]
-        vertices = np.mean([_apply(b, w(vertices)) for b, w in zip(back, warps, strict=True)], axis=0)
-        vertices, faces = remesh(vertices, faces, count if number == rounds - 1 else count // 2)
-    return vertices, faces
+        affines = [warp.affine @ np.linalg.inv(mean_affine) for warp in warps]
+        vertices = np.mean(
+            [_apply(np.linalg.inv(a), w(vertices)) for a, w in zip(affines, warps, strict=True)], axis=0
+        )
+        vertices, faces = remesh(vertices, faces, count if number == settings.template_rounds else count // 2)
+    return vertices, faces, affines
 
 
 def _thinned(surface: SurfaceSamples, spacing: float) -> tuple[ndarray, ndarray, float]:
@@ -179,15 +192,22 @@ def _bones(
 
 
 def _warp(
-    vertices: ndarray, faces: ndarray, target: SurfaceSamples, settings: BuildSettings, smooth: bool
+    vertices: ndarray,
+    faces: ndarray,
+    target: SurfaceSamples,
+    affine: ndarray,
+    settings: BuildSettings,
+    smooth: bool,
 ) -> Warp:
     if smooth:
-        return warp_smoothly(vertices, faces, target, np.eye(4), settings)
-    return Warp(align(vertices, faces, target, np.eye(4)), ())
+        return warp_smoothly(vertices, faces, target, affine, settings)
+    return Warp(align(vertices, faces, target, affine), ())
 
 
-def _lay(vertices: ndarray, faces: ndarray, target: SurfaceSamples, settings: BuildSettings) -> ndarray:
-    warp = warp_smoothly(vertices, faces, target, np.eye(4), settings)
+def _lay(
+    vertices: ndarray, faces: ndarray, target: SurfaceSamples, affine: ndarray, settings: BuildSettings
+) -> ndarray:
+    warp = warp_smoothly(vertices, faces, target, affine, settings)
     return register(vertices, faces, target, warp(vertices), settings)
 
 

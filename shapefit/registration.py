@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 from scipy import sparse
-from scipy.sparse.linalg import splu
+from scipy.sparse.linalg import SuperLU, splu
 from scipy.spatial import cKDTree
 
 from shapefit._pairs_numba import best_candidate
@@ -223,11 +223,11 @@ def warp_smoothly(
     vertices: Float[ndarray, "V 3"],
     faces: Int[ndarray, "F 3"],
     target: SurfaceSamples,
-    start: Float[ndarray, "4 4"],
+    affine: Float[ndarray, "4 4"],
     settings: BuildSettings,
 ) -> Warp:
-    """Affine alignment followed by kernel warps of `settings.kernel_widths` (mm), widest first."""
-    affine = align(vertices, faces, target, start)
+    """Kernel warps of `settings.kernel_widths` (mm), widest first, after an affine map that all but fits."""
+    affine = align(vertices, faces, target, affine, rigid_steps=0, affine_steps=5)
     current = vertices @ affine[:3, :3].T + affine[:3, 3]
     kernels = []
     for width in settings.kernel_widths:
@@ -301,6 +301,12 @@ def unfold(
     return vertices
 
 
+def _factorised(system: sparse.spmatrix) -> SuperLU:
+    """LU of a symmetric positive definite matrix: no pivoting, an ordering that keeps it sparse."""
+    options = {"SymmetricMode": True}
+    return splu(system.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)
+
+
 def register(
     vertices: Float[ndarray, "V 3"],
     faces: Int[ndarray, "F 3"],
@@ -325,7 +331,7 @@ def register(
             weighted = pairs.rows.T @ sparse.diags(pairs.weights)
             system = weighted @ pairs.rows + stiffness * bending + stretch
             right = weighted @ (pairs.goals - pairs.rows @ rest)
-            current = rest + splu(system.tocsc(), permc_spec="MMD_AT_PLUS_A").solve(right)
+            current = rest + _factorised(system).solve(right)
             flips = flipped_faces(current, faces, neighbours)
             hold[np.unique(faces[flips])] *= 2
     return unfold(current, faces)

@@ -64,7 +64,7 @@ def collapse_edges(
             continue
         if any(len(around[v]) <= 3 for v in near_a & near_b):
             continue
-        middle = tuple((x + y) / 2 for x, y in zip(place[a], place[b], strict=True))
+        middle = _middle(place[a], place[b])
         if any(_turns(corners[f], a, middle, place) for f in around[a] - shared):
             continue
         if any(_turns(corners[f], b, middle, place) for f in around[b] - shared):
@@ -91,14 +91,21 @@ def _squared(a: tuple, b: tuple) -> float:
     return (a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2 + (a[2] - b[2]) ** 2
 
 
-def _normal(a: tuple, b: tuple, c: tuple) -> tuple[float, float, float]:
-    ux, uy, uz = b[0] - a[0], b[1] - a[1], b[2] - a[2]
-    vx, vy, vz = c[0] - a[0], c[1] - a[1], c[2] - a[2]
-    return uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+def _middle(a: tuple, b: tuple) -> tuple[float, float, float]:
+    return (a[0] + b[0]) / 2, (a[1] + b[1]) / 2, (a[2] + b[2]) / 2
 
 
 def _turns(triangle: tuple[int, int, int], moved: int, to: tuple, place: list[tuple]) -> bool:
-    before = _normal(*(place[v] for v in triangle))
-    after = _normal(*(to if v == moved else place[v] for v in triangle))
-    dot = sum(x * y for x, y in zip(before, after, strict=True))
-    return dot <= 0.25 * (sum(x * x for x in before) * sum(x * x for x in after)) ** 0.5
+    """Whether a triangle's normal turns by more than about 75 degrees when one corner moves."""
+    i = triangle.index(moved)
+    bx, by, bz = place[triangle[i - 2]]
+    cx, cy, cz = place[triangle[i - 1]]
+    ux, uy, uz = cx - bx, cy - by, cz - bz
+    ax, ay, az = place[moved]
+    vx, vy, vz = ax - bx, ay - by, az - bz
+    nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+    ax, ay, az = to
+    vx, vy, vz = ax - bx, ay - by, az - bz
+    mx, my, mz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+    dot = nx * mx + ny * my + nz * mz
+    return dot <= 0 or dot * dot <= 0.0625 * (nx * nx + ny * ny + nz * nz) * (mx * mx + my * my + mz * mz)

@@ -52,7 +52,7 @@ def zero_surface(
     axes = [np.arange(axis[0], axis[-1], spacing) for axis in coarse_axes]
     points = _grid(axes)
     values = RegularGridInterpolator(coarse_axes, coarse)(points)
-    near = np.abs(values) < 3 * spacing  # the fine mean is only needed about its zero
+    near = np.abs(values) < 2.25 * spacing  # the fine mean is only needed about its zero
     values[near] = mean_distance(points[near])
     # a rim of "outside" closes the mesh whatever the mean does there
     values = np.pad(values.reshape([len(axis) for axis in axes]), 1, constant_values=CUT)
