@@ -44,15 +44,8 @@ def load_views(data: Path, model: sf.ShapeModel) -> list[sf.View]:
     ):
         mask = np.full(labels.shape, IGNORE, np.uint8)
         mask[labels == 0], mask[labels == LEFT], mask[labels == RIGHT] = 0, left, right
-        views.append(
-            sf.View(
-                torch.from_numpy(image / np.float32(255)),
-                camera,
-                valid=torch.from_numpy(valid),
-                mask=torch.from_numpy(mask),
-                name=f"view_{int(number):02d}",
-            )  # fmt: skip
-        )
+        picture, name = torch.from_numpy(image / np.float32(255)), f"view_{int(number):02d}"
+        views.append(sf.View(picture, camera, None, torch.from_numpy(valid), torch.from_numpy(mask), name))
     return views
 
 

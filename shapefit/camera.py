@@ -111,9 +111,7 @@ def ray_lengths(
     return (1 + x[None, :] ** 2 + y[:, None] ** 2).sqrt()
 
 
-def world_from_view(
-    view: str, center: Float[Tensor, "3"], source_to_center: float
-) -> Float[Tensor, "4 4"]:
+def world_from_view(view: str, center: Float[Tensor, "3"], source_to_center: float) -> Float[Tensor, "4 4"]:
     """Camera pose (world_from_camera) of a standard view of a patient whose axes are the world's (RAS).
 
     `center` (mm) lies on the principal ray, `source_to_center` mm from the source; the image's

@@ -24,7 +24,9 @@ def attenuation(material: str, energy: float) -> float:
     if material not in DENSITY:
         raise ValueError(f"unknown material {material!r}; expected one of {', '.join(DENSITY)}")
     if not ENERGIES[0] <= energy <= ENERGIES[-1]:
-        raise ValueError(f"energy {energy:g} keV is outside the tables: {ENERGIES[0]:g} to {ENERGIES[-1]:g} keV")
+        raise ValueError(
+            f"energy {energy:g} keV is outside the tables: {ENERGIES[0]:g} to {ENERGIES[-1]:g} keV"
+        )
     cortical, soft = _interpolate(CORTICAL, energy), _interpolate(SOFT, energy)
     mixed = TRABECULAR_SHARE * cortical + (1 - TRABECULAR_SHARE) * soft
     mass = {"cortical bone": cortical, "trabecular bone": mixed, "soft tissue": soft, "gas": 0.0}[material]

@@ -108,11 +108,13 @@ def _inverse_jacobian_term(squared: Tensor) -> Tensor:
 
 
 def _rotation_vector(rotation: Tensor) -> Tensor:
-    """Rotation matrices -> vectors, through the quaternion (Shepperd 1978: divide by its largest component)."""
+    """Rotation matrices -> vectors, through the quaternion (Shepperd 1978: its largest component divides)."""
     r = rotation
     trace = r[..., 0, 0] + r[..., 1, 1] + r[..., 2, 2]
     rows = []  # 4 q q_k for k = w, x, y, z: four outer-product rows of the same quaternion
-    rows.append([1 + trace, r[..., 2, 1] - r[..., 1, 2], r[..., 0, 2] - r[..., 2, 0], r[..., 1, 0] - r[..., 0, 1]])
+    rows.append(
+        [1 + trace, r[..., 2, 1] - r[..., 1, 2], r[..., 0, 2] - r[..., 2, 0], r[..., 1, 0] - r[..., 0, 1]]
+    )
     for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
         row = [r[..., k, j] - r[..., j, k], None, None, None]
         row[1 + i] = 1 + r[..., i, i] - r[..., j, j] - r[..., k, k]

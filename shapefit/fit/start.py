@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from shapefit import se3
 from shapefit.camera import VIEWS, world_from_view
@@ -48,6 +49,7 @@ def search(
 
     `poses` (camera_from_bone) give rotations and depths; each is shifted to its best place.
     """
+    seen = seen if seen.target is None else _halved(seen)  # masks have no detail to lose
     field = _Field(seen)
     scores, places = [], []
     for chunk in poses.split(16):
@@ -67,6 +69,18 @@ def search(
         pose[1, 3] += (row - field.reach[0]) * seen.camera.dely * pose[2, 3] / seen.camera.sdd
         starts.append(Start(float(score[k]), pose))
     return starts
+
+
+def _halved(seen: Evidence) -> Evidence:
+    height, width = (max(1, n // 2) for n in seen.line.shape[1:])
+
+    def shrink(image: Tensor) -> Tensor:
+        return interpolate(image, (height, width), mode="area")
+
+    return replace(
+        seen, camera=seen.camera.resized(height, width),
+        target=shrink(seen.target), compared=shrink(seen.compared),
+    )  # fmt: skip
 
 
 def unposed(settings: FitSettings, sdd: float) -> Float[Tensor, "P 4 4"]:
