@@ -96,7 +96,7 @@ def place(
             pose = pose @ _step(shape, pairs, no_modes, np.zeros(0), settings)[0]
         return pose
 
-    found = []
+    found: list[tuple[float, ndarray]] = []
     for turn in turns[: max(1, settings.starts)]:
         pose = np.eye(4)
         pose[:3, :3], pose[:3, 3] = turn, points.mean(0) - turn @ own.mean(0)
