@@ -1,5 +1,8 @@
 """Model files are statismo 0.9, come back as they went, and say what is wrong when they cannot."""
 
+import json
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
@@ -160,3 +163,29 @@ def test_a_write_that_fails_leaves_the_old_file(model, file, monkeypatch):
         write_model(file, model)
     assert file.read_bytes() == before
     assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_the_shipped_pelvis_is_whole_small_and_says_whose_it_is():
+    home = Path(__file__).parents[1] / "models" / "pelvis"
+    model = read_model("pelvis")
+    assert model.names == ("sacrum", "hip_left", "hip_right")
+    assert model.labels == (1, 2, 3)
+    assert abs(len(model.mean) - 10_000) < 300
+    assert sum(path.stat().st_size for path in home.iterdir() if path.suffix == ".h5") < 8e6
+    for shape in (model.mean, *model.sample(2, seed=1)):
+        for mesh in model.surfaces(shape).values():
+            assert mesh.is_watertight and mesh.volume > 0
+    assert model.mean.mean(0).abs().max() < 0.01
+    card = json.loads((home / "pelvis.card.json").read_text())
+    assert len(card["subjects"]) == 15
+    assert "CC BY-NC-SA 4.0" in card["license"] == model.metadata["license"]
+    assert "10.1038/s41597-023-02669-z" in card["source"] == model.metadata["source"]
+    assert {name.removesuffix("~") for name in model.cases} == set(card["subjects"])
+    assert card["leave_one_out"]["mean"]["assd"] < 2.0
+    assert card["leave_one_out"]["mean"]["hd95"] < 5.2
+
+
+def test_the_shipped_pelvis_is_symmetric_in_the_mean():
+    model = read_model("pelvis")
+    left, right = (model.surfaces(model.mean)[name].vertices for name in ("hip_left", "hip_right"))
+    assert np.abs(left * [-1, 1, 1] - right).max() < 0.5
