@@ -16,8 +16,8 @@ from shapefit.settings import FitSettings
 from shapefit.shape_model import ShapeModel
 from shapefit.view import View
 
-CAMERA = Camera(1000.0, 3.0, 3.0, 0.0, 0.0, 96, 96)
-QUICK = FitSettings(rotation_range=10.0, starts=6, finalists=2, steps=(15, 15, 40), prior_weight=0.002)
+CAMERA = Camera(1000.0, 4.0, 4.0, 0.0, 0.0, 72, 72)
+QUICK = FitSettings(rotation_range=10.0, starts=6, finalists=2, steps=(9, 8, 30), prior_weight=0.002)
 CENTER = torch.tensor([8.0, -5.0, 6.0], dtype=torch.float64)
 
 
@@ -114,15 +114,15 @@ def test_a_fit_goes_on_from_an_earlier_one(two_posed_views):
 
 
 def test_an_image_without_the_bone_is_a_failure_with_a_reason():
-    noise = torch.rand(96, 96, generator=torch.Generator().manual_seed(0))
+    noise = torch.rand(72, 72, generator=torch.Generator().manual_seed(0))
     fit = fit_xrays(MODEL, [View(noise, CAMERA, name="noise")], QUICK)
     assert not fit.converged and "below" in fit.reason
 
 
 def test_masks_elsewhere_than_the_bone_can_be_are_a_failure():
-    labels = torch.zeros(96, 96, dtype=torch.uint8)
-    labels[40:44] = 1  # a stripe
-    fit = fit_xrays(MODEL, [View(torch.rand(96, 96), CAMERA, mask=labels)], QUICK)
+    labels = torch.zeros(72, 72, dtype=torch.uint8)
+    labels[30:33] = 1  # a stripe
+    fit = fit_xrays(MODEL, [View(torch.rand(72, 72), CAMERA, mask=labels)], QUICK)
     assert not fit.converged and "Dice" in fit.reason
 
 
@@ -138,7 +138,7 @@ def test_the_search_finds_the_place_in_the_image(mask):
     both = torch.tensor([True, True])
     found = start.search(
         start.Bone(MODEL.mean, MODEL.faces, MODEL.structure),
-        evidence(view, settings, 96, 2, both),
+        evidence(view, settings, 72, 2, both),
         start.unposed(settings, 1000.0),
         settings,
         1,

@@ -18,6 +18,7 @@ from shapefit import se3
 from shapefit.fit import start
 from shapefit.fit.coarse import coarsened
 from shapefit.fit.objective import Evidence, agreement, bone_xray, evidence, overlap, similarity
+from shapefit.fit.prior import departure, meeting_point
 from shapefit.fit.result import XRayFit, mask_overlap, verdict
 from shapefit.losses import coefficient_prior
 from shapefit.settings import FitSettings
@@ -161,23 +162,12 @@ def _starts(problem: _Problem) -> _Candidates:
             grid = start.unposed(settings, float(seen.camera.sdd))
             poses += [s.camera_from_bone for s in start.search(bone, seen, grid, settings, count)]
         else:
-            center = _meeting_point(problem.camera_from_world, float(seen.camera.sdd))
+            center = meeting_point(problem.camera_from_world, float(seen.camera.sdd))
             grid = start.posed(problem.camera_from_world[n], center, settings)
             world_from_camera = se3.inverse(problem.camera_from_world[n])
             found = start.search(bone, seen, grid, settings, max(1, count // len(problem.seen)))
             poses += [world_from_camera @ s.camera_from_bone for s in found]
     return _Candidates(torch.stack(poses)[:, None], torch.zeros(len(poses), model.modes))
-
-
-def _meeting_point(camera_from_world: Tensor, sdd: float) -> Float[Tensor, "3"]:
-    """The point nearest to all principal rays (mm); for one view, or parallel ones, at 3/4 of sdd."""
-    world_from_camera = se3.inverse(camera_from_world)
-    origin, ray = world_from_camera[:, :3, 3], world_from_camera[:, :3, 2]
-    across = torch.eye(3, dtype=ray.dtype) - ray[:, :, None] * ray[:, None, :]
-    # a weak pull to the usual depth settles what parallel rays leave open
-    usual = (origin + 0.75 * sdd * ray).mean(0)
-    matrix = across.sum(0) + 1e-3 * torch.eye(3, dtype=ray.dtype)
-    return torch.linalg.solve(matrix, (across @ origin[..., None])[..., 0].sum(0) + 1e-3 * usual)
 
 
 def _judge(
@@ -207,7 +197,10 @@ def _judge(
         total = total + loss
     masked = any(seen.target is not None for seen in problem.seen)
     weight = settings.mask_prior_weight if masked else settings.prior_weight
-    return (total + weight * coefficient_prior(candidates.coefficients)) / len(problem.seen), terms
+    sdd = float(problem.seen[0].camera.sdd)
+    prior = weight * coefficient_prior(candidates.coefficients)
+    prior = prior + departure(candidates.poses, problem.camera_from_world, sdd, settings)
+    return (total + prior) / len(problem.seen), terms
 
 
 def _descend(problem: _Problem, candidates: _Candidates, stage: _Stage, history: list[dict]) -> _Candidates:

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from shapefit import se3
-from shapefit.camera import VIEWS, world_from_view
 from shapefit.fit.objective import Evidence, bone_xray
+from shapefit.fit.prior import view_rotations
 from shapefit.losses import box_mean
 from shapefit.settings import FitSettings
 
@@ -78,19 +78,22 @@ def _halved(seen: Evidence) -> Evidence:
         return interpolate(image, (height, width), mode="area")
 
     return replace(
-        seen, camera=seen.camera.resized(height, width),
-        target=shrink(seen.target), compared=shrink(seen.compared),
-    )  # fmt: skip
+        seen,
+        camera=seen.camera.resized(height, width),
+        line=shrink(seen.line[None])[0],
+        valid=shrink(seen.valid[None])[0],
+        statistics=(),
+        target=shrink(seen.target),
+        compared=shrink(seen.compared),
+    )
 
 
 def unposed(settings: FitSettings, sdd: float) -> Float[Tensor, "P 4 4"]:
     """Camera_from_bone on a grid around the expected view, at depths within the stated share of `sdd`."""
-    names = VIEWS if settings.view == "any" else (settings.view,)
-    views = [se3.inverse(world_from_view(name, torch.zeros(3, dtype=torch.float64), 0.0)) for name in names]
     near, far = (share * sdd for share in settings.depth_range)
     count = max(1, round(math.log(far / near) / math.log(1 + DEPTH_STEP)))
     depths = [near * (far / near) ** ((k + 0.5) / count) for k in range(count)]
-    return _grid([view[:3, :3] for view in views], depths, settings)
+    return _grid(view_rotations(settings), depths, settings)
 
 
 def posed(
@@ -100,10 +103,12 @@ def posed(
     depth = float(se3.transform(camera_from_world, center[None])[0, 2])
     count = max(1, round(2 * settings.translation_range / (DEPTH_STEP * depth)))
     depths = [depth + settings.translation_range * (2 * (k + 0.5) / count - 1) for k in range(count)]
-    return _grid([camera_from_world[:3, :3]], depths, settings)
+    return _grid(camera_from_world[None, :3, :3], depths, settings)
 
 
-def _grid(views: list[Tensor], depths: list[float], settings: FitSettings) -> Float[Tensor, "P 4 4"]:
+def _grid(
+    views: Float[Tensor, "N 3 3"], depths: list[float], settings: FitSettings
+) -> Float[Tensor, "P 4 4"]:
     """Turns about the patient's long axis, tilts about the left-right axis, spins about the principal ray."""
 
     def angles(step: float, reach: float) -> list[float]:
