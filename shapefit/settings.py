@@ -103,8 +103,8 @@ class FitSettings:
     """how many of them are refined on the fine image"""
     steps: tuple[int, int, int] = (30, 30, 100)
     """optimisation steps for all starts, for the finalists, and for the winner"""
-    accept: float = 0.0
-    """similarity below which a fit from the image alone is declared failed (0 to 1)"""
+    accept: float = 0.12
+    """local correlation on the bone below which a fit from images alone is declared failed (0 to 1)"""
     accept_dice: float = 0.8
     """Dice with the masks below which a fit to masks is declared failed (0 to 1)"""
     seed: int = 0

@@ -8,6 +8,7 @@ refined side by side as one batch; the better ones go on to the next stage.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -76,35 +77,65 @@ def fit_xrays(
     """
     began = time.monotonic()
     settings = settings or FitSettings()
-    report = progress or (lambda text, share: None)
     free, masked = _check(model, views, settings)
     few = model.truncate(min(settings.modes, model.modes))
+    history: list[dict] = []
+    with torch.device(settings.device):
+        candidate, terms = _solve(few, views, masked, free, settings, init, progress, history)
+    return _result(model, candidate, terms, free, views, settings, history, time.monotonic() - began)
+
+
+def _solve(
+    model: ShapeModel,
+    views: Sequence[View],
+    masked: Bool[Tensor, "S"],
+    free: bool,
+    settings: FitSettings,
+    init: Mapping | None,
+    progress: Callable[[str, float], None] | None,
+    history: list[dict],
+) -> tuple[_Candidates, list[dict[str, float]]]:
+    """Search and descent on the chosen device; the winner, on the CPU, and its terms per view."""
+    report = progress or (lambda text, share: None)
+    near = [_view_on(view, settings.device) for view in views]
     camera_from_world = None
     if not free:
-        camera_from_world = torch.stack([se3.inverse(v.world_from_camera.double()) for v in views])
+        camera_from_world = torch.stack([se3.inverse(v.world_from_camera.double()) for v in near])
 
     def problem(shapes: ShapeModel, pixels: int) -> _Problem:
-        seen = [evidence(v, settings, pixels, len(model.names), masked) for v in views]
-        return _Problem(shapes, seen, camera_from_world, settings)
+        seen = [evidence(v, settings, pixels, len(model.names), masked.to(settings.device)) for v in near]
+        return _Problem(_model_on(shapes, settings.device), seen, camera_from_world, settings)
 
-    coarse = problem(coarsened(few, COARSE_FACES), settings.start_pixels)
-    fine = problem(few, settings.fine_pixels)
-    history: list[dict] = []
+    fine = problem(model, settings.fine_pixels)
+    medium = fine._replace(model=_model_on(coarsened(model, 3 * COARSE_FACES), settings.device))
     _, middle, last = settings.steps
-    some = min(5, few.modes)
+    some = min(5, model.modes)
     if init is not None:
-        candidates = _from_record(init, few, len(views), free)
+        candidates = _from_record(init, model, len(views), free)
     else:
         report("searching views", 0.0)
-        candidates = _begin(coarse, history)
+        candidates = _begin(problem(coarsened(model, COARSE_FACES), settings.start_pixels), history)
     report("refining", 0.4)
-    medium = fine._replace(model=coarsened(few, 3 * COARSE_FACES))
     candidates = _descend(medium, candidates, _Stage("finalists", middle, some, 0.15, 3.0), history)
     candidates = _best(medium, candidates, 1)
     report("fitting shape and pose", 0.6)
-    candidates = _descend(fine, candidates, _Stage("shape", last, few.modes, 0.1, 2.0, 3), history)
+    candidates = _descend(fine, candidates, _Stage("shape", last, model.modes, 0.1, 2.0, 3), history)
+    with torch.no_grad():
+        _, terms = _judge(fine, candidates)
     report("done", 1.0)
-    return _result(model, few, fine, candidates, views, history, time.monotonic() - began)
+    winner = _Candidates(candidates.poses.cpu(), candidates.coefficients.cpu())
+    return winner, [{name: float(value[0]) for name, value in term.items()} for term in terms]
+
+
+def _view_on(view: View, device: str) -> View:
+    tensors = {name: getattr(view, name) for name in ("image", "valid", "mask", "world_from_camera")}
+    return replace(view, **{name: t if t is None else t.to(device) for name, t in tensors.items()})
+
+
+def _model_on(model: ShapeModel, device: str) -> ShapeModel:
+    """Single precision: the kernels set up their faces in double by themselves."""
+    single = {name: getattr(model, name).to(device, torch.float32) for name in ("mean", "components", "std")}
+    return replace(model, **single, faces=model.faces.to(device), structure=model.structure.to(device))
 
 
 def _check(model: ShapeModel, views: Sequence[View], settings: FitSettings) -> tuple[bool, Bool[Tensor, "S"]]:
@@ -260,28 +291,27 @@ def _from_record(record: Mapping, model: ShapeModel, views: int, free: bool) -> 
     return _Candidates(poses[None], padded[None])
 
 
-@torch.no_grad()
 def _result(
     model: ShapeModel,
-    few: ShapeModel,
-    problem: _Problem,
-    candidates: _Candidates,
+    candidate: _Candidates,
+    terms: list[dict[str, float]],
+    free: bool,
     views: Sequence[View],
+    settings: FitSettings,
     history: list[dict],
     seconds: float,
 ) -> XRayFit:
-    _, terms = _judge(problem, candidates)
-    settings, poses = problem.settings, candidates.poses[0].double()
-    coefficients = torch.nn.functional.pad(candidates.coefficients[0].double(), (0, model.modes - few.modes))
-    if problem.camera_from_world is None:
+    poses, few = candidate.poses[0].double(), candidate.coefficients[0].double()
+    coefficients = torch.nn.functional.pad(few, (0, model.modes - len(few)))
+    if free:
         world_from_model, world_from_camera = torch.eye(4, dtype=torch.float64), se3.inverse(poses)
     else:
-        world_from_model, world_from_camera = poses[0], se3.inverse(problem.camera_from_world)
+        world_from_model = poses[0]
+        world_from_camera = torch.stack([view.world_from_camera.double() for view in views])
     vertices = se3.transform(world_from_model, model.instance(coefficients))
-    numbers = [{name: float(value[0]) for name, value in term.items()} for term in terms]
     dice = [mask_overlap(model, vertices, c, view) for c, view in zip(world_from_camera, views, strict=True)]
-    converged, reason = verdict(numbers, dice, vertices, settings)
+    converged, reason = verdict(terms, dice, vertices, settings)
     return XRayFit(
         coefficients, 1.0, world_from_model, world_from_camera, vertices,
-        [n.pop("loss") for n in numbers], numbers, dice, converged, reason, history, seconds,
+        [term.pop("loss") for term in terms], terms, dice, converged, reason, history, seconds,
     )  # fmt: skip
