@@ -107,7 +107,7 @@ def test_a_fit_goes_on_from_an_earlier_one(two_posed_views):
         "views": [{"world_from_camera": pose.tolist()} for pose in fit.world_from_camera],
     }
     again = fit_xrays(MODEL, [seen("ap", 0), seen("lateral", 1)], QUICK, init=record)
-    assert error(again.vertices) < 2.0
+    assert sum(again.losses) < sum(fit.losses) + 0.005 and error(again.vertices) < 3.0
     assert "starts" not in {h["stage"] for h in again.history}
     with pytest.raises(ValueError, match="the start has 2 views, this fit 1"):
         fit_xrays(MODEL, [seen("ap", 0)], QUICK, init=record)

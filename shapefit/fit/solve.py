@@ -1,63 +1,30 @@
 """Shape and pose from X-rays: starts, refined by gradient descent from coarse to fine.
 
-A pose moves by tangent steps: a rotation about the bone's own origin and a translation, around a base
-that is renewed at every stage. Where the cameras' poses are given, one motion of the bone serves all
-views; where they are free, every view has its own and the shape is shared. Many candidates are
-refined side by side as one batch; the better ones go on to the next stage.
+Where the cameras' poses are given, one motion of the bone serves all views; where they are free, every
+view has its own and the shape is shared. Many candidates are refined side by side; the better ones go
+on to the next stage, on finer images and meshes.
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from shapefit import se3
 from shapefit.fit import start
 from shapefit.fit.coarse import coarsened
-from shapefit.fit.objective import Evidence, agreement, bone_xray, evidence, overlap, similarity
-from shapefit.fit.prior import departure, meeting_point
+from shapefit.fit.descent import Candidates, Problem, Stage, best, descend, judge
+from shapefit.fit.objective import evidence
+from shapefit.fit.prior import meeting_point
 from shapefit.fit.result import XRayFit, mask_overlap, verdict
-from shapefit.losses import coefficient_prior
 from shapefit.settings import FitSettings
 from shapefit.shape_model import ShapeModel
 from shapefit.view import IGNORE, View
 
 COARSE_FACES = 1200  # per structure, while starts are searched
-TURN = 0.1  # rad, a unit step of rotation
-SHIFT = 10.0  # mm, a unit step of translation
-DEPTH = 30.0  # mm, a unit step along the principal ray, which one view hardly sees
-GRADIENT = 0.25  # weight of gradient correlation beside local correlation
-
-
-class _Stage(NamedTuple):
-    """One stretch of descent."""
-
-    name: str
-    steps: int
-    modes: int
-    rate: float  # units (see TURN, SHIFT, DEPTH; 1 std of shape) per first step
-    temperature: float = 6.0  # mm, of silhouettes
-    blur: int = 5  # pixels, of silhouettes
-
-
-class _Candidates(NamedTuple):
-    """B guesses. A pose takes the bone to its world, or to each camera where views are free (P = N)."""
-
-    poses: Float[Tensor, "B P 4 4"]
-    coefficients: Float[Tensor, "B K"]
-
-
-class _Problem(NamedTuple):
-    """What a candidate is judged by, at one resolution of mesh and images."""
-
-    model: ShapeModel
-    seen: list[Evidence]
-    camera_from_world: Float[Tensor, "N 4 4"] | None  # None: views are free
-    settings: FitSettings
 
 
 def fit_xrays(
@@ -94,7 +61,7 @@ def _solve(
     init: Mapping | None,
     progress: Callable[[str, float], None] | None,
     history: list[dict],
-) -> tuple[_Candidates, list[dict[str, float]]]:
+) -> tuple[Candidates, list[dict[str, float]]]:
     """Search and descent on the chosen device; the winner, on the CPU, and its terms per view."""
     report = progress or (lambda text, share: None)
     near = [_view_on(view, settings.device) for view in views]
@@ -102,9 +69,9 @@ def _solve(
     if not free:
         camera_from_world = torch.stack([se3.inverse(v.world_from_camera.double()) for v in near])
 
-    def problem(shapes: ShapeModel, pixels: int) -> _Problem:
+    def problem(shapes: ShapeModel, pixels: int) -> Problem:
         seen = [evidence(v, settings, pixels, len(model.names), masked.to(settings.device)) for v in near]
-        return _Problem(_model_on(shapes, settings.device), seen, camera_from_world, settings)
+        return Problem(_model_on(shapes, settings.device), seen, camera_from_world, settings)
 
     fine = problem(model, settings.fine_pixels)
     medium = fine._replace(model=_model_on(coarsened(model, 3 * COARSE_FACES), settings.device))
@@ -116,14 +83,14 @@ def _solve(
         report("searching views", 0.0)
         candidates = _begin(problem(coarsened(model, COARSE_FACES), settings.start_pixels), history)
     report("refining", 0.4)
-    candidates = _descend(medium, candidates, _Stage("finalists", middle, some, 0.15, 3.0), history)
-    candidates = _best(medium, candidates, 1)
+    candidates = descend(medium, candidates, Stage("finalists", middle, some, 0.15, 3.0), history)
+    candidates = best(medium, candidates, 1)
     report("fitting shape and pose", 0.6)
-    candidates = _descend(fine, candidates, _Stage("shape", last, model.modes, 0.1, 2.0, 3), history)
+    candidates = descend(fine, candidates, Stage("shape", last, model.modes, 0.1, 2.0, 3), history)
     with torch.no_grad():
-        _, terms = _judge(fine, candidates)
+        _, terms = judge(fine, candidates)
     report("done", 1.0)
-    winner = _Candidates(candidates.poses.cpu(), candidates.coefficients.cpu())
+    winner = Candidates(candidates.poses.cpu(), candidates.coefficients.cpu())
     return winner, [{name: float(value[0]) for name, value in term.items()} for term in terms]
 
 
@@ -162,7 +129,7 @@ def _check(model: ShapeModel, views: Sequence[View], settings: FitSettings) -> t
     return settings.free_views or not all(known), masked
 
 
-def _begin(problem: _Problem, history: list[dict]) -> _Candidates:
+def _begin(problem: Problem, history: list[dict]) -> Candidates:
     """Candidates worth refining on the fine images.
 
     Free views begin apart, and the best pose of each joins the others' in one candidate, which has
@@ -170,19 +137,19 @@ def _begin(problem: _Problem, history: list[dict]) -> _Candidates:
     """
     if problem.camera_from_world is None and len(problem.seen) > 1:
         alone = [problem._replace(seen=[seen]) for seen in problem.seen]
-        best = [_best(one, _begin(one, history), 1) for one in alone]
-        shape = torch.stack([b.coefficients for b in best]).mean(0)
-        return _Candidates(torch.cat([b.poses for b in best], 1), shape)
+        winners = [best(one, _begin(one, history), 1) for one in alone]
+        shape = torch.stack([w.coefficients for w in winners]).mean(0)
+        return Candidates(torch.cat([w.poses for w in winners], 1), shape)
     settings = problem.settings
     steps, some = settings.steps[0], min(5, problem.model.modes)
-    stage = _Stage("starts", steps // 3, some, 0.25)
-    candidates = _descend(problem, _starts(problem), stage, history)
-    candidates = _best(problem, candidates, max(1, len(candidates.poses) // 3))
-    candidates = _descend(problem, candidates, stage._replace(steps=steps - steps // 3, rate=0.2), history)
-    return _best(problem, candidates, settings.finalists)
+    stage = Stage("starts", steps // 3, some, 0.25)
+    candidates = descend(problem, _starts(problem), stage, history)
+    candidates = best(problem, candidates, max(1, len(candidates.poses) // 3))
+    candidates = descend(problem, candidates, stage._replace(steps=steps - steps // 3, rate=0.2), history)
+    return best(problem, candidates, settings.finalists)
 
 
-def _starts(problem: _Problem) -> _Candidates:
+def _starts(problem: Problem) -> Candidates:
     """Poses from a search in every view on its own, with the mean shape."""
     settings, model = problem.settings, problem.model
     bone = start.Bone(model.mean, model.faces, model.structure)
@@ -198,82 +165,10 @@ def _starts(problem: _Problem) -> _Candidates:
             world_from_camera = se3.inverse(problem.camera_from_world[n])
             found = start.search(bone, seen, grid, settings, max(1, count // len(problem.seen)))
             poses += [world_from_camera @ s.camera_from_bone for s in found]
-    return _Candidates(torch.stack(poses)[:, None], torch.zeros(len(poses), model.modes))
+    return Candidates(torch.stack(poses)[:, None], torch.zeros(len(poses), model.modes))
 
 
-def _judge(
-    problem: _Problem, candidates: _Candidates, temperature: float = 2.0, blur: int = 3
-) -> tuple[Float[Tensor, "B"], list[dict[str, Tensor]]]:
-    """Loss of each candidate, and per view its terms."""
-    model, settings = problem.model, problem.settings
-    vertices = model.instance(candidates.coefficients)
-    total, terms = torch.zeros(len(vertices)), []
-    for n, seen in enumerate(problem.seen):
-        if problem.camera_from_world is None:
-            pose = candidates.poses[:, n]
-        else:
-            pose = problem.camera_from_world[n] @ candidates.poses[:, 0]
-        attenuation, paths = bone_xray(
-            vertices, model.faces, model.structure, pose.to(vertices.dtype), seen.camera,
-            settings.shell, settings.interior,
-        )  # fmt: skip
-        term = similarity(attenuation, seen)
-        loss = 1 - term["local"] - GRADIENT * term["gradient"]
-        if seen.target is not None:
-            term["overlap"] = overlap(paths, seen, temperature, blur)
-            loss = (1 - term["overlap"]) + settings.image_weight * loss
-        if not torch.is_grad_enabled():
-            term["agreement"] = agreement(attenuation, seen)
-        terms.append(term | {"loss": loss})
-        total = total + loss
-    masked = any(seen.target is not None for seen in problem.seen)
-    weight = settings.mask_prior_weight if masked else settings.prior_weight
-    sdd = float(problem.seen[0].camera.sdd)
-    prior = weight * coefficient_prior(candidates.coefficients)
-    prior = prior + departure(candidates.poses, problem.camera_from_world, sdd, settings)
-    return (total + prior) / len(problem.seen), terms
-
-
-def _descend(problem: _Problem, candidates: _Candidates, stage: _Stage, history: list[dict]) -> _Candidates:
-    """Adam with a cosine schedule (Kingma & Ba 2015) on tangent steps and the first `stage.modes` modes."""
-    batch, count = candidates.poses.shape[:2]
-    step = torch.zeros(batch, count, 6, requires_grad=True)
-    shape = candidates.coefficients[:, : stage.modes].clone().requires_grad_()
-    rest = candidates.coefficients[:, stage.modes :]
-    free = problem.camera_from_world is None
-    unit = torch.tensor([TURN] * 3 + [SHIFT, SHIFT, DEPTH if free else SHIFT])
-
-    def moved() -> _Candidates:
-        return _Candidates(_step(candidates.poses, step * unit), torch.cat([shape, rest], 1))
-
-    optimizer = torch.optim.Adam([step, shape], lr=stage.rate, betas=(0.8, 0.95))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, stage.steps, eta_min=0.05 * stage.rate)
-    for k in range(stage.steps):
-        optimizer.zero_grad()
-        loss, _ = _judge(problem, moved(), stage.temperature, stage.blur)
-        loss.sum().backward()
-        history.append({"stage": stage.name, "step": k, "loss": float(loss.detach().min())})
-        optimizer.step()
-        schedule.step()
-    with torch.no_grad():
-        return moved()
-
-
-def _step(poses: Float[Tensor, "B P 4 4"], twist: Float[Tensor, "B P 6"]) -> Float[Tensor, "B P 4 4"]:
-    """Turn the bone about its own origin and shift it along the axes of the camera (or world)."""
-    turned = poses @ se3.exp(torch.cat([twist[..., :3], torch.zeros_like(twist[..., 3:])], -1).to(poses))
-    shift = torch.nn.functional.pad(twist[..., 3:, None], (3, 0, 0, 1)).to(poses)
-    return turned + shift
-
-
-@torch.no_grad()
-def _best(problem: _Problem, candidates: _Candidates, count: int) -> _Candidates:
-    loss, _ = _judge(problem, candidates)
-    keep = loss.argsort()[:count]
-    return _Candidates(candidates.poses[keep], candidates.coefficients[keep])
-
-
-def _from_record(record: Mapping, model: ShapeModel, views: int, free: bool) -> _Candidates:
+def _from_record(record: Mapping, model: ShapeModel, views: int, free: bool) -> Candidates:
     try:
         coefficients = torch.tensor(record["coefficients"], dtype=torch.float32)[: model.modes]
         world_from_model = torch.tensor(record["world_from_model"], dtype=torch.float64)
@@ -288,12 +183,12 @@ def _from_record(record: Mapping, model: ShapeModel, views: int, free: bool) -> 
     poses = (
         torch.stack([se3.inverse(c) @ world_from_model for c in cameras]) if free else world_from_model[None]
     )
-    return _Candidates(poses[None], padded[None])
+    return Candidates(poses[None], padded[None])
 
 
 def _result(
     model: ShapeModel,
-    candidate: _Candidates,
+    candidate: Candidates,
     terms: list[dict[str, float]],
     free: bool,
     views: Sequence[View],
