@@ -2,13 +2,17 @@ import json
 import runpy
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import small
 
+from shapefit.fit.solve import fit_xrays
+from shapefit.image_metrics import mask_dice
 from shapefit.io.mesh import read_surfaces
 from shapefit.io.model import read_model
+from shapefit.settings import FitSettings
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 QUICK_FIT = shlex.split(
@@ -28,6 +32,27 @@ def run(monkeypatch, capsys):
         return capsys.readouterr().out
 
     return call
+
+
+def test_a_real_xray_is_met_with_masks_and_without(data_dir):
+    study = runpy.run_path(str(SCRIPTS / "study_fluoroscopy.py"))
+    model = read_model("pelvis")
+    view = study["load_views"](data_dir / "fluoroscopy" / "specimen_18-2800.npz", model)[12]
+    bare = replace(view, mask=None)
+    for seen, least in ((view, 0.93), (bare, 0.85)):
+        fit = fit_xrays(model, [seen], FitSettings(rotation_range=16.0, starts=12, steps=(15, 15, 30)))
+        paths = study["shadows"](model, fit, [view])[0]
+        dice = mask_dice(paths > 0.5, view.mask, model.names, view.valid)
+        assert fit.converged and set(dice) == {"hip_left", "hip_right"}
+        assert min(dice.values()) > least
+
+
+@pytest.mark.parametrize("script", ["study_fluoroscopy.py", "study_left_out.py"])
+def test_each_study_says_what_it_measures(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+    assert end.value.code == 0 and "usage" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("script", ["fit_shape.py", "train_shape_model.py", "evaluate.py", "demo.py"])
