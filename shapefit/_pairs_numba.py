@@ -1,4 +1,4 @@
-"""The best of a few candidate triangles for each point. Called by `registration.nearest_on_mesh`."""
+"""The best of a few candidate triangles for each point. Called by `pairs.nearest_on_mesh`."""
 
 import numpy as np
 from numba import njit

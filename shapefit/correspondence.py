@@ -13,7 +13,8 @@ import trimesh
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from shapefit.registration import SurfaceSamples, Warp, align, register, samples_of, warp_smoothly
+from shapefit.pairs import SurfaceSamples, samples_of
+from shapefit.registration import Warp, align, register, warp_smoothly
 from shapefit.remesh import remesh
 from shapefit.settings import BuildSettings
 from shapefit.template import signed_distance, zero_surface

@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from shapefit.mesh import boundary_edges, closest_on, surface_tree
-from shapefit.registration import laplacian, unfold, vertex_normals
+from shapefit.pairs import vertex_normals
+from shapefit.registration import laplacian, unfold
 
 
 def remesh(

@@ -11,7 +11,7 @@ FLOORS = [
     {"_closest_numba", "_pairs_numba", "workers", "se3", "mesh", "materials", "losses", "settings"},
     {"camera", "view", "volume", "surface", "shape_model", "metrics"}
     | {"alignment", "image_metrics", "surface_distance"}  # the parts of metrics
-    | {"registration", "remesh", "template"},  # the parts of correspondence
+    | {"pairs", "registration", "remesh", "template"},  # the parts of correspondence
     {"render", "correspondence", "io"},
     {"fit", "scene", "report", "jobs"} | {"build", "model_quality"},
     {"cli"},
@@ -74,6 +74,6 @@ def test_disk_formats_are_known_to_io_alone():
 
 
 def test_a_file_has_one_job_and_stays_short():
-    # about 300 lines; a file that meets this limit has a second job to give away
-    long = {name: n for name, path in MODULES.items() if (n := len(path.read_text().splitlines())) > 350}
-    assert not long, f"over 350 lines: {long}"
+    # a file that meets this limit has a second job to give away
+    long = {name: n for name, path in MODULES.items() if (n := len(path.read_text().splitlines())) > 300}
+    assert not long, f"over 300 lines: {long}"
