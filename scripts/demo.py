@@ -52,7 +52,7 @@ def unknown_pelvis(model: sf.ShapeModel, seed: int) -> torch.Tensor:
 def main(
     model: str = "pelvis",
     output: Path = Path("out/demo"),
-    settings: Annotated[sf.FitSettings, tyro.conf.arg(name="")] = sf.FitSettings(seed=3),
+    settings: Annotated[sf.FitSettings, tyro.conf.arg(name="")] = sf.FitSettings(),
 ) -> None:
     """Simulate an X-ray of an unknown pelvis, fit the model to it, and report how near it came.
 
