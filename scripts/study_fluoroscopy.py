@@ -21,6 +21,7 @@ import tyro
 
 import shapefit as sf
 from shapefit import se3
+from shapefit.fit.result import COVERED
 from shapefit.io.atomic import write_text
 from shapefit.metrics import ALL, mask_dice
 from shapefit.report import write_overlays
@@ -86,7 +87,7 @@ def alone(model: sf.ShapeModel, views: list[sf.View], settings: sf.FitSettings, 
         bare = sf.View(view.image, view.camera, valid=view.valid, name=view.name)
         fit = sf.fit_xrays(model, [bare], settings)
         paths = shadows(model, fit, [view])
-        dice = mask_dice(paths[0] > 0.5, view.mask, model.names, view.valid)
+        dice = mask_dice(paths[0] > COVERED, view.mask, model.names, view.valid)
         record[view.name] = {"dice": dice, "mean": mean(dice.values()), "converged": fit.converged,
                              "agreement": fit.terms[0]["agreement"], "seconds": fit.seconds}  # fmt: skip
         write_overlays(output / view.name, [view], paths, list(model.names))

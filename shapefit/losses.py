@@ -20,19 +20,29 @@ def box_mean(image: Float[Tensor, "B H W"], window: int) -> Float[Tensor, "B H W
     return rows @ image @ columns
 
 
+def local_moments(
+    image: Float[Tensor, "B H W"],
+    valid: Float[Tensor, "#B H W"],
+    window: int,
+    inverse: Float[Tensor, "#B H W"],
+) -> tuple[Float[Tensor, "B H W"], Float[Tensor, "B H W"]]:
+    """Mean and variance of the valid pixels in each window; `inverse` is 1 / their share of the window."""
+    mean = box_mean(image * valid, window) * inverse
+    variance = (box_mean(image * image * valid, window) * inverse - mean * mean).clamp(min=0)
+    return mean, variance
+
+
 class LocalStatistics:
     """What `local_correlation` needs to know of a fixed image, computed once."""
 
     def __init__(self, fixed: Float[Tensor, "B H W"], valid: Float[Tensor, "B H W"], window: int):
         self.window, self.valid = window, valid
-        self.share = box_mean(valid, window)
-        self.inverse = valid.new_tensor(1.0) / self.share.clamp(min=1e-6)
-        mean = box_mean(fixed * valid, window) * self.inverse
-        variance = (box_mean(fixed * fixed * valid, window) * self.inverse - mean * mean).clamp(min=0)
+        self.inverse = 1 / box_mean(valid, window).clamp(min=1e-6)
+        self.mean, variance = local_moments(fixed, valid, window, self.inverse)
         # windows that hardly vary are noise: damp them by a fraction of the typical variation
         typical = (variance * valid).sum((1, 2)) / valid.sum((1, 2)).clamp(min=1)
         self.inverse_std = (variance + 0.02 * typical[:, None, None] + 1e-12).rsqrt()
-        self.mean, self.fixed = mean, fixed * valid
+        self.fixed = fixed * valid
 
 
 def local_correlation(
@@ -51,10 +61,8 @@ def local_correlations(
     `floor` (squared units of `moving`) damps windows in which the moving image is flat: such
     windows count as uncorrelated, so a moving image that leaves the field is not rewarded.
     """
-    inverse, valid = fixed.inverse, fixed.valid
-    mean = box_mean(moving * valid, fixed.window) * inverse
-    variance = (box_mean(moving * moving * valid, fixed.window) * inverse - mean * mean).clamp(min=0)
-    covariance = box_mean(moving * fixed.fixed, fixed.window) * inverse - mean * fixed.mean
+    mean, variance = local_moments(moving, fixed.valid, fixed.window, fixed.inverse)
+    covariance = box_mean(moving * fixed.fixed, fixed.window) * fixed.inverse - mean * fixed.mean
     return covariance * fixed.inverse_std * (variance + floor).rsqrt()
 
 

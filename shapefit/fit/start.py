@@ -18,7 +18,7 @@ from torch.nn.functional import interpolate
 from shapefit import se3
 from shapefit.fit.objective import Evidence, bone_xray
 from shapefit.fit.prior import view_rotations
-from shapefit.losses import box_mean
+from shapefit.losses import box_mean, local_moments
 from shapefit.settings import FitSettings
 
 TURN_STEP, TILT_STEP, SPIN_STEP = 8.0, 10.0, 10.0  # degrees between the views that are tried
@@ -182,9 +182,7 @@ class _Field:
 
 
 def _normalise(image: Tensor, valid: Tensor, window: int, floor: float) -> Tensor:
-    share = box_mean(valid, window).clamp(min=1e-3)
-    mean = box_mean(image * valid, window) / share
-    variance = (box_mean(image * image * valid, window) / share - mean * mean).clamp(min=0)
+    mean, variance = local_moments(image, valid, window, 1 / box_mean(valid, window).clamp(min=1e-3))
     return (image - mean) * (variance + floor).rsqrt() * valid
 
 
