@@ -8,8 +8,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "shapefit"
 FLOORS = [
-    {"_closest_numba", "_pairs_numba", "workers", "se3", "mesh", "materials", "losses", "settings"},
-    {"camera", "view", "volume", "surface", "shape_model", "metrics"}
+    {"_closest_numba", "_pairs_numba", "workers", "se3", "mesh", "materials", "spectra", "losses", "settings"}
+    | {"camera", "interop"},  # foreign meshes and cameras: `mesh` takes them
+    {"view", "volume", "surface", "shape_model", "metrics"}
     | {"alignment", "image_metrics", "surface_distance"}  # the parts of metrics
     | {"pairs", "registration", "remesh", "template"},  # the parts of correspondence
     {"render", "correspondence", "io"},

@@ -4,7 +4,6 @@ import torch
 import trimesh
 
 from shapefit.camera import Camera, world_from_view
-from shapefit.materials import attenuation
 from shapefit.render.xray import Exposure, shell_and_interior, simulate_view
 from shapefit.se3 import inverse
 
@@ -13,27 +12,6 @@ POSE = world_from_view("ap", torch.zeros(3, dtype=torch.float64), 700.0)
 BALL = trimesh.creation.icosphere(subdivisions=4, radius=50)
 VERTICES, FACES = torch.tensor(np.array(BALL.vertices)), torch.tensor(np.array(BALL.faces))
 ONE = torch.zeros(len(FACES), dtype=torch.int64)
-
-
-def test_bone_attenuates_more_than_tissue_and_less_at_higher_energy():
-    for energy in (30.0, 60.0, 100.0):
-        cortical, trabecular, soft = (
-            attenuation(m, energy) for m in ("cortical bone", "trabecular bone", "soft tissue")
-        )
-        assert cortical > trabecular > soft > attenuation("gas", energy) == 0
-        assert attenuation("cortical bone", energy + 20.0) < cortical
-
-
-def test_attenuation_passes_through_the_published_values():
-    assert attenuation("cortical bone", 60.0) == pytest.approx(0.3148 * 1.92 / 10)
-    assert attenuation("soft tissue", 100.0) == pytest.approx(0.1693 * 1.06 / 10)
-
-
-def test_an_unknown_material_or_energy_is_refused():
-    with pytest.raises(ValueError, match="unknown material 'lead'"):
-        attenuation("lead", 60.0)
-    with pytest.raises(ValueError, match="outside the tables"):
-        attenuation("soft tissue", 500.0)
 
 
 def test_the_shell_of_a_ball_has_the_path_of_two_concentric_balls():

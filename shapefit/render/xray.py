@@ -11,7 +11,7 @@ from torch import Tensor
 
 from shapefit import se3
 from shapefit.camera import Camera
-from shapefit.materials import attenuation
+from shapefit.materials import attenuation_coefficient
 from shapefit.mesh import vertex_normals
 from shapefit.render.mesh import render_mesh
 from shapefit.view import View
@@ -83,7 +83,7 @@ def simulate_view(
         place = torch.from_numpy(rng.uniform(-0.45, 0.45, 3)) * (high - low) + (low + high) / 2
         bubble = _ellipsoid(place, torch.from_numpy(rng.uniform(5, 18, 3)))
         tissue = tissue - render_mesh(bubble[0][None], bubble[1], camera_from_world, camera)[0, 0]
-    mu = {m: attenuation(m, exposure.energy) for m in ("cortical bone", "trabecular bone", "soft tissue")}
+    mu = {m: attenuation_coefficient(m, exposure.energy) for m in ("cortical bone", "trabecular bone", "soft tissue")}
     line = (
         mu["cortical bone"] * (bone - interior)
         + mu["trabecular bone"] * interior
