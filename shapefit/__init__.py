@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from shapefit.correspondence import Correspondence, correspond
     from shapefit.fit.solve import XRayFit, fit_xrays
     from shapefit.fit.surface import SurfaceFit, fit_surface
+    from shapefit.interop import camera_from_pytorch3d, pytorch3d_from_camera
     from shapefit.io.case import Case, read_case
     from shapefit.io.mesh import read_surfaces, write_surfaces
     from shapefit.io.model import read_model, write_model
@@ -52,6 +53,7 @@ _HOME = {
     "correspondence": ["Correspondence", "correspond"],
     "fit.solve": ["XRayFit", "fit_xrays"],
     "fit.surface": ["SurfaceFit", "fit_surface"],
+    "interop": ["camera_from_pytorch3d", "pytorch3d_from_camera"],
     "io.case": ["Case", "read_case"],
     "io.mesh": ["read_surfaces", "write_surfaces"],
     "io.model": ["read_model", "write_model"],

@@ -1,7 +1,8 @@
 """Triangle-mesh geometry on arrays: normals, area, volume, closedness, sampling, closest points.
 
-A mesh is `vertices` (V, 3) in mm and `faces` (F, 3), counter-clockwise seen from outside.
-Differentiable functions take tensors; queries (sampling, closest points) work in NumPy, float64.
+A mesh is `vertices` (V, 3) in mm and `faces` (F, 3), counter-clockwise seen from outside; or one mesh object
+in their place, see `interop`. Differentiable functions take tensors; queries (sampling, closest points) take
+either and work in NumPy, float64.
 """
 
 from typing import NamedTuple
@@ -12,8 +13,12 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from shapefit import _closest_numba
+from shapefit.interop import accepts_foreign
+
+Array = Tensor | np.ndarray
 
 
+@accepts_foreign
 def face_normals(
     vertices: Float[Tensor, "*batch V 3"], faces: Int[Tensor, "F 3"], unit: bool = True
 ) -> Float[Tensor, "*batch F 3"]:
@@ -23,6 +28,7 @@ def face_normals(
     return torch.nn.functional.normalize(normals, dim=-1) if unit else normals
 
 
+@accepts_foreign
 def vertex_normals(
     vertices: Float[Tensor, "*batch V 3"], faces: Int[Tensor, "F 3"]
 ) -> Float[Tensor, "*batch V 3"]:
@@ -34,24 +40,27 @@ def vertex_normals(
     return torch.nn.functional.normalize(total, dim=-1)
 
 
+@accepts_foreign
 def area(vertices: Float[Tensor, "*batch V 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "*batch"]:
     """Surface area in mm^2."""
     return 0.5 * torch.linalg.vector_norm(face_normals(vertices, faces, unit=False), dim=-1).sum(-1)
 
 
+@accepts_foreign
 def volume(vertices: Float[Tensor, "*batch V 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "*batch"]:
     """Volume in mm^3 inside a closed mesh (divergence theorem); negative if it is inside out."""
     a, b, c = (vertices[..., faces[:, k], :] for k in range(3))
     return (a * torch.linalg.cross(b, c)).sum((-1, -2)) / 6
 
 
-def boundary_edges(faces: Shaped[Tensor, "F 3"] | Shaped[np.ndarray, "F 3"]) -> int:
+@accepts_foreign
+def boundary_edges(faces: Shaped[Array, "F 3"]) -> int:
     """How many edges keep the mesh from being closed and consistently wound.
 
     In a closed mesh each directed edge a -> b occurs as often as its opposite b -> a;
     the count is that of the directed edges left without a partner.
     """
-    faces = np.asarray(faces, dtype=np.int64)
+    faces = _numpy(faces, np.int64)
     edges = faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
     low, high = edges.min(1), edges.max(1)
     sign = np.where(edges[:, 0] == low, 1, -1)
@@ -59,14 +68,11 @@ def boundary_edges(faces: Shaped[Tensor, "F 3"] | Shaped[np.ndarray, "F 3"]) -> 
     return int(np.abs(np.bincount(edge, weights=sign)).sum())
 
 
-def require_closed(
-    vertices: Shaped[Tensor, "V 3"] | Shaped[np.ndarray, "V 3"],
-    faces: Shaped[Tensor, "F 3"] | Shaped[np.ndarray, "F 3"],
-    name: str = "mesh",
-) -> None:
+@accepts_foreign
+def require_closed(vertices: Shaped[Array, "V 3"], faces: Shaped[Array, "F 3"], name: str = "mesh") -> None:
     """Raise ValueError, naming the mesh, unless it is finite, closed and wound outwards."""
-    vertices = torch.as_tensor(np.asarray(vertices), dtype=torch.float64)
-    faces = torch.as_tensor(np.asarray(faces).astype(np.int64))
+    vertices = torch.from_numpy(_numpy(vertices, np.float64))
+    faces = torch.from_numpy(_numpy(faces, np.int64))
     if len(faces) == 0:
         raise ValueError(f"{name} has no faces")
     if int(faces.min()) < 0 or int(faces.max()) >= len(vertices):
@@ -80,11 +86,12 @@ def require_closed(
         raise ValueError(f"{name} is inside out (volume {inside:.0f} mm^3): reverse its faces")
 
 
+@accepts_foreign
 def sample_surface(
-    vertices: Shaped[np.ndarray, "V 3"], faces: Shaped[np.ndarray, "F 3"], count: int, seed: int = 0
+    vertices: Shaped[Array, "V 3"], faces: Shaped[Array, "F 3"], count: int, seed: int = 0
 ) -> tuple[Float[np.ndarray, "N 3"], Int[np.ndarray, "N"]]:
     """`count` points uniform in area (mm), and the face of each; stratified: one per equal share of area."""
-    vertices, faces = np.asarray(vertices, dtype=np.float64), np.asarray(faces, dtype=np.int64)
+    vertices, faces = _numpy(vertices, np.float64), _numpy(faces, np.int64)
     rng = np.random.default_rng(seed)
     corners = vertices[faces]
     weight = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
@@ -112,24 +119,28 @@ class SurfaceTree(NamedTuple):
     nodes: tuple
 
 
-def surface_tree(vertices: Shaped[np.ndarray, "V 3"], faces: Shaped[np.ndarray, "F 3"]) -> SurfaceTree:
+@accepts_foreign
+def surface_tree(vertices: Shaped[Array, "V 3"], faces: Shaped[Array, "F 3"]) -> SurfaceTree:
     """The bounding-box tree of a mesh (mm); building it costs as much as some ten thousand queries."""
-    corners = np.asarray(vertices, dtype=np.float64)[np.asarray(faces, dtype=np.int64)]
+    corners = _numpy(vertices, np.float64)[_numpy(faces, np.int64)]
     return SurfaceTree(corners, _closest_numba.build_tree(corners))
 
 
-def closest_on(tree: SurfaceTree, points: Shaped[np.ndarray, "N 3"]) -> ClosestPoints:
+def closest_on(tree: SurfaceTree, points: Shaped[Array, "N 3"]) -> ClosestPoints:
     """Exact nearest points on a prepared mesh; `points` in mm."""
-    points = np.ascontiguousarray(points, dtype=np.float64)
+    points = np.ascontiguousarray(_numpy(points, np.float64))
     face, barycentric = _closest_numba.closest(points, tree.corners, *tree.nodes)
     point = np.einsum("nk,nkd->nd", barycentric, tree.corners[face])
     return ClosestPoints(point, face, barycentric, np.linalg.norm(points - point, axis=1))
 
 
+@accepts_foreign
 def closest_points(
-    points: Shaped[np.ndarray, "N 3"],
-    vertices: Shaped[np.ndarray, "V 3"],
-    faces: Shaped[np.ndarray, "F 3"],
+    points: Shaped[Array, "N 3"], vertices: Shaped[Array, "V 3"], faces: Shaped[Array, "F 3"]
 ) -> ClosestPoints:
     """Exact nearest points on a triangle mesh, by a bounding-box tree; `points` and `vertices` in mm."""
     return closest_on(surface_tree(vertices, faces), points)
+
+
+def _numpy(array: Array, dtype: type) -> np.ndarray:
+    return np.asarray(array.detach().cpu() if isinstance(array, Tensor) else array, dtype=dtype)

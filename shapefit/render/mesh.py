@@ -5,12 +5,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from shapefit.camera import Camera, homogeneous_pixels, ray_lengths
+from shapefit.interop import accepts_foreign
 from shapefit.mesh import boundary_edges
 from shapefit.render import _mesh_numba, _mesh_torch
 
 BACKENDS = {"torch": _mesh_torch, "numba": _mesh_numba}
 
 
+@accepts_foreign
 def render_mesh(
     vertices: Float[Tensor, "B V 3"],
     faces: Int[Tensor, "F 3"],
@@ -36,6 +38,7 @@ def render_mesh(
     return depth * ray_lengths(camera, depth.dtype, depth.device)
 
 
+@accepts_foreign
 def render_depths(
     vertices: Float[Tensor, "B V 3"],
     faces: Int[Tensor, "F 3"],
