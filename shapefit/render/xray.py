@@ -11,6 +11,7 @@ from torch import Tensor
 
 from shapefit import se3
 from shapefit.camera import Camera
+from shapefit.interop import accepts_foreign
 from shapefit.materials import attenuation_coefficient
 from shapefit.mesh import vertex_normals
 from shapefit.render.mesh import render_mesh
@@ -29,6 +30,7 @@ class Exposure:
     gamma: tuple[float, float] = (0.35, 0.7)  # range of the display's exponent, unknown to a fit
 
 
+@accepts_foreign
 def shell_and_interior(
     vertices: Float[Tensor, "B V 3"],
     faces: Int[Tensor, "F 3"],
@@ -54,6 +56,7 @@ def shell_and_interior(
     return paths[:, :count], paths[:, count:]
 
 
+@accepts_foreign
 def simulate_view(
     vertices: Float[Tensor, "V 3"],
     faces: Int[Tensor, "F 3"],
