@@ -30,9 +30,13 @@ if TYPE_CHECKING:
         write_mask,
     )
     from shapefit.jobs import build_job, evaluate_job, fit_job, project_job, render_job
+    from shapefit.materials import attenuation_coefficient
     from shapefit.metrics import compare, tabulate
     from shapefit.render.mesh import render_depths, render_mesh
-    from shapefit.render.xray import simulate_view
+    from shapefit.render.signal import Detector, attenuation, detector_blur, detector_signal, poisson_noise
+    from shapefit.render.simulate import Exposure, simulate_view
+    from shapefit.render.xray import Bone, material_paths, render_xray
+    from shapefit.repair import RepairFindings, repair_mesh
     from shapefit.report import evaluation_page, fit_page, model_page
     from shapefit.settings import (
         BuildSettings,
@@ -43,6 +47,7 @@ if TYPE_CHECKING:
         SurfaceSettings,
     )
     from shapefit.shape_model import ShapeModel, train
+    from shapefit.spectra import Spectrum, half_value_layer, spectrum
     from shapefit.surface import Surfaces, surfaces_from_labels
     from shapefit.view import View
     from shapefit.volume import Volume
@@ -68,9 +73,13 @@ _HOME = {
         "write_mask",
     ],
     "jobs": ["build_job", "evaluate_job", "fit_job", "project_job", "render_job"],
+    "materials": ["attenuation_coefficient"],
     "metrics": ["compare", "tabulate"],
     "render.mesh": ["render_depths", "render_mesh"],
-    "render.xray": ["simulate_view"],
+    "render.signal": ["Detector", "attenuation", "detector_blur", "detector_signal", "poisson_noise"],
+    "render.simulate": ["Exposure", "simulate_view"],
+    "render.xray": ["Bone", "material_paths", "render_xray"],
+    "repair": ["RepairFindings", "repair_mesh"],
     "report": ["evaluation_page", "fit_page", "model_page"],
     "settings": [
         "BuildSettings",
@@ -81,6 +90,7 @@ _HOME = {
         "SurfaceSettings",
     ],
     "shape_model": ["ShapeModel", "train"],
+    "spectra": ["Spectrum", "half_value_layer", "spectrum"],
     "surface": ["Surfaces", "surfaces_from_labels"],
     "view": ["View"],
     "volume": ["Volume"],

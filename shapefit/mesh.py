@@ -18,6 +18,11 @@ from shapefit.interop import accepts_foreign
 Array = Tensor | np.ndarray
 
 
+def as_numpy(array: Array, dtype: type) -> np.ndarray:
+    """A tensor's or array's numbers in NumPy, without its gradients."""
+    return np.asarray(array.detach().cpu() if isinstance(array, Tensor) else array, dtype=dtype)
+
+
 @accepts_foreign
 def face_normals(
     vertices: Float[Tensor, "*batch V 3"], faces: Int[Tensor, "F 3"], unit: bool = True
@@ -60,7 +65,7 @@ def boundary_edges(faces: Shaped[Array, "F 3"]) -> int:
     In a closed mesh each directed edge a -> b occurs as often as its opposite b -> a;
     the count is that of the directed edges left without a partner.
     """
-    faces = _numpy(faces, np.int64)
+    faces = as_numpy(faces, np.int64)
     edges = faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
     low, high = edges.min(1), edges.max(1)
     sign = np.where(edges[:, 0] == low, 1, -1)
@@ -69,10 +74,22 @@ def boundary_edges(faces: Shaped[Array, "F 3"]) -> int:
 
 
 @accepts_foreign
+def require_sound(vertices: Shaped[Array, "V 3"], faces: Shaped[Array, "F 3"], name: str = "mesh") -> None:
+    """Raise ValueError, naming the mesh, unless it has faces, of vertices that are there and finite."""
+    vertices, faces = as_numpy(vertices, np.float64), as_numpy(faces, np.int64)
+    if len(faces) == 0:
+        raise ValueError(f"{name} has no faces")
+    if faces.min() < 0 or faces.max() >= len(vertices):
+        raise ValueError(f"{name} has faces that name vertices beyond its {len(vertices)}")
+    if count := int((~np.isfinite(vertices)).any(1).sum()):
+        raise ValueError(f"{name} has {count} vertices that are not finite")
+
+
+@accepts_foreign
 def require_closed(vertices: Shaped[Array, "V 3"], faces: Shaped[Array, "F 3"], name: str = "mesh") -> None:
     """Raise ValueError, naming the mesh, unless it is finite, closed and wound outwards."""
-    vertices = torch.from_numpy(_numpy(vertices, np.float64))
-    faces = torch.from_numpy(_numpy(faces, np.int64))
+    vertices = torch.from_numpy(as_numpy(vertices, np.float64))
+    faces = torch.from_numpy(as_numpy(faces, np.int64))
     if len(faces) == 0:
         raise ValueError(f"{name} has no faces")
     if int(faces.min()) < 0 or int(faces.max()) >= len(vertices):
@@ -91,7 +108,7 @@ def sample_surface(
     vertices: Shaped[Array, "V 3"], faces: Shaped[Array, "F 3"], count: int, seed: int = 0
 ) -> tuple[Float[np.ndarray, "N 3"], Int[np.ndarray, "N"]]:
     """`count` points uniform in area (mm), and the face of each; stratified: one per equal share of area."""
-    vertices, faces = _numpy(vertices, np.float64), _numpy(faces, np.int64)
+    vertices, faces = as_numpy(vertices, np.float64), as_numpy(faces, np.int64)
     rng = np.random.default_rng(seed)
     corners = vertices[faces]
     weight = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
@@ -122,13 +139,13 @@ class SurfaceTree(NamedTuple):
 @accepts_foreign
 def surface_tree(vertices: Shaped[Array, "V 3"], faces: Shaped[Array, "F 3"]) -> SurfaceTree:
     """The bounding-box tree of a mesh (mm); building it costs as much as some ten thousand queries."""
-    corners = _numpy(vertices, np.float64)[_numpy(faces, np.int64)]
+    corners = as_numpy(vertices, np.float64)[as_numpy(faces, np.int64)]
     return SurfaceTree(corners, _closest_numba.build_tree(corners))
 
 
 def closest_on(tree: SurfaceTree, points: Shaped[Array, "N 3"]) -> ClosestPoints:
     """Exact nearest points on a prepared mesh; `points` in mm."""
-    points = np.ascontiguousarray(_numpy(points, np.float64))
+    points = np.ascontiguousarray(as_numpy(points, np.float64))
     face, barycentric = _closest_numba.closest(points, tree.corners, *tree.nodes)
     point = np.einsum("nk,nkd->nd", barycentric, tree.corners[face])
     return ClosestPoints(point, face, barycentric, np.linalg.norm(points - point, axis=1))
@@ -140,7 +157,3 @@ def closest_points(
 ) -> ClosestPoints:
     """Exact nearest points on a triangle mesh, by a bounding-box tree; `points` and `vertices` in mm."""
     return closest_on(surface_tree(vertices, faces), points)
-
-
-def _numpy(array: Array, dtype: type) -> np.ndarray:
-    return np.asarray(array.detach().cpu() if isinstance(array, Tensor) else array, dtype=dtype)

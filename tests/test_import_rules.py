@@ -9,7 +9,8 @@ import pytest
 ROOT = Path(__file__).parents[1] / "shapefit"
 FLOORS = [
     {"_closest_numba", "_pairs_numba", "workers", "se3", "mesh", "materials", "spectra", "losses", "settings"}
-    | {"camera", "interop"},  # foreign meshes and cameras: `mesh` takes them
+    | {"camera", "interop"}  # foreign meshes and cameras: `mesh` takes them
+    | {"holes", "orientation", "repair"},
     {"view", "volume", "surface", "shape_model", "metrics"}
     | {"alignment", "image_metrics", "surface_distance"}  # the parts of metrics
     | {"pairs", "registration", "remesh", "template"},  # the parts of correspondence
