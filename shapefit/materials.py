@@ -8,6 +8,7 @@ xraylib's coefficients, copper below 15 keV within 1.1 %.)
 """
 
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 from scipy.interpolate import CubicSpline
@@ -88,13 +89,12 @@ def _interpolate(table: tuple, edges: tuple, energy: float | np.ndarray) -> floa
 @cache
 def _splines(table: tuple, edges: tuple) -> tuple:
     """log coefficient over log energy, in pieces between absorption edges."""
-    low, pieces = [], []
-    nodes = list(zip(ENERGIES, table, strict=True))
-    for edge, below, above in [*edges, (np.inf, None, None)]:
-        inside = low + [node for node in nodes if (not low or node[0] > low[0][0]) and node[0] < edge]
-        inside += [(edge, below)] if below else []
-        energies, values = np.log(np.array(inside)).T
+    bounds = [(0.0, None, None), *edges, (np.inf, None, None)]
+    pieces = []
+    for (low, _, above), (high, below, _) in pairwise(bounds):
+        nodes = [node for node in zip(ENERGIES, table, strict=True) if low < node[0] < high]
+        nodes = [(low, above)] * bool(above) + nodes + [(high, below)] * bool(below)
+        energies, values = np.log(np.array(nodes)).T
         # two nodes leave only a straight line
-        pieces.append(CubicSpline(energies, values, bc_type="not-a-knot" if len(inside) > 3 else "natural"))
-        low = [(edge, above)]
+        pieces.append(CubicSpline(energies, values, bc_type="not-a-knot" if len(nodes) > 3 else "natural"))
     return tuple(pieces)

@@ -11,7 +11,7 @@ from shapefit.fit.objective import evidence
 from shapefit.fit.solve import fit_xrays
 from shapefit.mesh import boundary_edges
 from shapefit.render import render_mesh
-from shapefit.render.xray import Exposure, simulate_view
+from shapefit.render.simulate import Exposure, simulate_view
 from shapefit.settings import FitSettings
 from shapefit.shape_model import ShapeModel
 from shapefit.view import View

@@ -11,7 +11,8 @@ from shapefit import mesh, se3
 from shapefit.camera import Camera, ray_lengths, world_from_view
 from shapefit.interop import accepts_foreign, camera_from_pytorch3d, mesh_arrays, pytorch3d_from_camera
 from shapefit.render import render_depths, render_mesh
-from shapefit.render.xray import shell_and_interior, simulate_view
+from shapefit.render.simulate import simulate_view
+from shapefit.render.xray import shell_and_interior
 
 CAMERA = Camera(sdd=1020.0, delx=2.1, dely=1.9, x0=7.0, y0=-5.0, height=48, width=64)
 

@@ -85,9 +85,7 @@ def bone_xray(
 
     `shell` is the thickness of the cortex in mm, `interior` the attenuation inside relative to it.
     """
-    outer, inside = shell_and_interior(
-        vertices, faces, camera_from_bone, camera, shell, structure, check=False
-    )
+    outer, inside = shell_and_interior(vertices, faces, camera_from_bone, camera, shell, structure)
     return outer.sum(1) - (1 - interior) * inside[:, 0], outer
 
 

@@ -13,7 +13,7 @@ from shapefit.io.mesh import MESH_SUFFIXES, read_mesh, read_surfaces
 from shapefit.io.model import read_model
 from shapefit.io.xray import read_camera, write_image
 from shapefit.render import render_mesh
-from shapefit.render.xray import simulate_view
+from shapefit.render.simulate import simulate_view
 from shapefit.settings import RenderSettings
 
 

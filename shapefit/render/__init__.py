@@ -1,6 +1,22 @@
 """Differentiable X-rays of meshes, and simulated X-ray pictures."""
 
 from shapefit.render.mesh import render_depths, render_mesh
-from shapefit.render.xray import Exposure, shell_and_interior, simulate_view
+from shapefit.render.signal import Detector, attenuation, detector_blur, detector_signal, poisson_noise
+from shapefit.render.simulate import Exposure, simulate_view
+from shapefit.render.xray import Bone, material_paths, render_xray, shell_and_interior
 
-__all__ = ["Exposure", "render_depths", "render_mesh", "shell_and_interior", "simulate_view"]
+__all__ = [
+    "Bone",
+    "Detector",
+    "Exposure",
+    "attenuation",
+    "detector_blur",
+    "detector_signal",
+    "material_paths",
+    "poisson_noise",
+    "render_depths",
+    "render_mesh",
+    "render_xray",
+    "shell_and_interior",
+    "simulate_view",
+]

@@ -1,33 +1,31 @@
-"""Path lengths and materials -> what a detector sees; X-ray pictures with a known answer."""
+"""Meshes with materials -> X-ray pictures."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-import trimesh
 from jaxtyping import Float, Int
-from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from shapefit import se3
 from shapefit.camera import Camera
 from shapefit.interop import accepts_foreign
-from shapefit.materials import attenuation_coefficient
 from shapefit.mesh import vertex_normals
 from shapefit.render.mesh import render_mesh
-from shapefit.view import View
+from shapefit.render.signal import PANEL, Detector, detector_blur, detector_signal, poisson_noise
+from shapefit.spectra import Spectrum
 
 
 @dataclass(frozen=True)
-class Exposure:
-    """How a simulated X-ray is taken."""
+class Bone:
+    """A structure of two materials: a cortical shell of even thickness around the interior."""
 
-    energy: float = 60.0  # keV, effective energy of the beam
-    photons: float = 400.0  # per pixel, in the median over the image: the exposure is automatic
-    blur: float = 0.7  # pixels, standard width of the detector's point spread
-    shell: float = 1.6  # mm, thickness of the cortex
-    gas: int = 6  # bubbles of bowel gas
-    gamma: tuple[float, float] = (0.35, 0.7)  # range of the display's exponent, unknown to a fit
+    shell: float = 1.6  # mm
+    cortex: str = "cortical bone"
+    interior: str = "trabecular bone"
+
+    def __post_init__(self):
+        if not self.shell >= 0:
+            raise ValueError(f"the shell of a bone must be 0 mm thick or more, got {self.shell:g}")
 
 
 @accepts_foreign
@@ -38,67 +36,127 @@ def shell_and_interior(
     camera: Camera,
     shell: float,
     structure: Int[Tensor, "F"] | None = None,
-    check: bool = True,
 ) -> tuple[Float[Tensor, "B S H W"], Float[Tensor, "B 1 H W"]]:
     """Path lengths (mm) within each structure's outer surface, and within all inner surfaces together.
 
     The inner surface is the outer one offset by `shell` mm against its normals; the difference of
-    the two paths is that within the cortex. Errors are those of `render_mesh`.
+    the two paths is that within the cortex. Where a bone is thinner than two shells the inner surface turns
+    inside out and its path is negative. Errors are those of `render_mesh`.
     """
-    if structure is None:
-        structure = torch.zeros(len(faces), dtype=torch.int64, device=faces.device)
+    structure = _structure(faces, structure)
     count = int(structure.max()) + 1
     inner = vertices - shell * vertex_normals(vertices, faces)
     both = torch.cat([vertices, inner], 1)
     both_faces = torch.cat([faces, faces + vertices.shape[1]])
     channel = torch.cat([structure, torch.full_like(structure, count)])
-    paths = render_mesh(both, both_faces, camera_from_world, camera, channel, check=check)
+    paths = render_mesh(both, both_faces, camera_from_world, camera, channel)
     return paths[:, :count], paths[:, count:]
 
 
 @accepts_foreign
-def simulate_view(
-    vertices: Float[Tensor, "V 3"],
+def material_paths(
+    vertices: Float[Tensor, "B V 3"],
     faces: Int[Tensor, "F 3"],
-    structure: Int[Tensor, "F"],
-    world_from_camera: Float[Tensor, "4 4"],
+    camera_from_world: Float[Tensor, "B 4 4"],
     camera: Camera,
-    seed: int,
-    exposure: Exposure = Exposure(),
-) -> View:
-    """An X-ray picture of a bone (world mm) in a body: cortex, interior, soft tissue, gas, blur, noise.
+    structure: Int[Tensor, "F"] | None,
+    materials: Sequence[str | Bone],
+    within: Sequence[int] | None = None,
+) -> tuple[Float[Tensor, "B M H W"], list[str]]:
+    """Path lengths (mm) in each material, none of them negative, and the materials' names.
 
-    The body is an ellipsoid around the bone, so the image has air beside it where the field is wide
-    enough; the gain and the exponent of the display are random. The same seed gives the same picture.
-    The view's image is intensity in [0, 1], bone dark; its pose is the given one.
+    `materials` says what each structure is made of. `within` numbers the structure that each one lies in,
+    -1 for the air around (all, if absent): there it takes the place of the matter around it, whose path is
+    that within its surface less those within the surfaces of the structures in it. In a bone the interior is
+    displaced first. Structures that overlap without one being within the other both count in full. What would
+    be negative is 0: an inner structure reaches out of its outer one, or structures in the same one overlap.
+    Where a bone is thinner than two shells it is cortex alone.
+    Errors are those of `render_mesh`; ValueError also for numbers of materials or nestings that do not fit.
     """
-    rng = np.random.default_rng(seed)
-    camera_from_world = se3.inverse(world_from_camera.double())[None]
-    points = vertices.double()
-    outer, inner = shell_and_interior(
-        points[None], faces, camera_from_world, camera, exposure.shell, structure
-    )
-    bone, interior = outer[0].sum(0), inner[0, 0]
-    low, high = points.amin(0), points.amax(0)
-    body = _ellipsoid((low + high) / 2, (high - low) / 2 * torch.tensor([1.25, 1.45, 1.9]))
-    tissue = render_mesh(body[0][None], body[1], camera_from_world, camera)[0, 0] - bone
-    for _ in range(exposure.gas):
-        place = torch.from_numpy(rng.uniform(-0.45, 0.45, 3)) * (high - low) + (low + high) / 2
-        bubble = _ellipsoid(place, torch.from_numpy(rng.uniform(5, 18, 3)))
-        tissue = tissue - render_mesh(bubble[0][None], bubble[1], camera_from_world, camera)[0, 0]
-    mu = {m: attenuation_coefficient(m, exposure.energy) for m in ("cortical bone", "trabecular bone", "soft tissue")}
-    line = (
-        mu["cortical bone"] * (bone - interior)
-        + mu["trabecular bone"] * interior
-        + mu["soft tissue"] * tissue
-    )
-    through = gaussian_filter(np.exp(-line.clamp(min=0).numpy()), exposure.blur)
-    counts = np.maximum(rng.poisson(exposure.photons * through / np.median(through)), 1)
-    # the display: the median at a mid grey, air saturated, exponent unknown
-    shown = (0.45 * (counts / np.median(counts)) ** rng.uniform(*exposure.gamma)).clip(0, 1)
-    return View(torch.from_numpy(shown.astype(np.float32)), camera, world_from_camera.double())
+    structure = _structure(faces, structure)
+    count = int(structure.max()) + 1
+    within = [-1] * count if within is None else list(within)
+    _require_nesting(count, materials, within)
+    both, both_faces, channel = _with_inner_surfaces(vertices, faces, structure, materials)
+    paths = render_mesh(both, both_faces, camera_from_world, camera, channel)
+    outer = paths[:, :count]
+    parts: dict[str, Tensor] = {}
+    for s, material in enumerate(materials):
+        inside = [n for n, around in enumerate(within) if around == s]
+        displaced = outer[:, inside].sum(1)
+        if isinstance(material, Bone):
+            interior = torch.minimum(paths[:, count + s].clamp(min=0), outer[:, s])
+            cortex = outer[:, s] - interior
+            beyond = (displaced - interior).clamp(min=0)
+            lengths = {
+                material.interior: (interior - displaced).clamp(min=0),
+                material.cortex: (cortex - beyond).clamp(min=0),
+            }
+        else:
+            lengths = {material: (outer[:, s] - displaced).clamp(min=0)}
+        for name, length in lengths.items():
+            parts[name] = parts[name] + length if name in parts else length
+    return torch.stack(list(parts.values()), 1), list(parts)
 
 
-def _ellipsoid(center: Tensor, radii: Tensor) -> tuple[Tensor, Tensor]:
-    sphere = trimesh.creation.icosphere(subdivisions=4)
-    return torch.tensor(np.array(sphere.vertices)) * radii + center, torch.tensor(np.array(sphere.faces))
+@accepts_foreign
+def render_xray(
+    vertices: Float[Tensor, "B V 3"],
+    faces: Int[Tensor, "F 3"],
+    camera_from_world: Float[Tensor, "B 4 4"],
+    camera: Camera,
+    structure: Int[Tensor, "F"] | None,
+    materials: Sequence[str | Bone],
+    spectrum: Spectrum,
+    within: Sequence[int] | None = None,
+    detector: Detector = PANEL,
+    photons: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, "B 1 H W"]:
+    """X-ray picture of structures with materials: intensity as a share of the open beam, bone dark.
+
+    `materials` and `within` are those of `material_paths`; a `Bone` is a cortical shell with an interior.
+    Noise of `photons` per pixel of the open beam comes last and ends differentiability; without it the
+    picture is differentiable in vertices, pose and camera.
+    Errors are those of `material_paths`, `detector_signal`, `detector_blur` and `poisson_noise`.
+    """
+    paths, names = material_paths(vertices, faces, camera_from_world, camera, structure, materials, within)
+    picture = detector_blur(detector_signal(paths, names, spectrum, detector), detector.blur, camera)
+    return picture if photons is None else poisson_noise(picture, photons, generator)
+
+
+def _structure(faces: Tensor, structure: Tensor | None) -> Tensor:
+    return torch.zeros(len(faces), dtype=torch.int64, device=faces.device) if structure is None else structure
+
+
+def _with_inner_surfaces(
+    vertices: Tensor, faces: Tensor, structure: Tensor, materials: Sequence[str | Bone]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The mesh with the inner surfaces of its S structures: that of bone s is channel S + s."""
+    bones = torch.tensor([isinstance(m, Bone) for m in materials], device=faces.device)[structure]
+    shells = [m.shell if isinstance(m, Bone) else 0.0 for m in materials]
+    thickness = torch.zeros_like(vertices[0])
+    thickness[faces] = torch.tensor(shells).to(vertices)[structure][:, None, None].expand(-1, 3, 3)
+    inner = vertices - thickness * vertex_normals(vertices, faces)
+    return (
+        torch.cat([vertices, inner], 1),
+        torch.cat([faces, faces[bones] + vertices.shape[1]]),
+        torch.cat([structure, structure[bones] + len(materials)]),
+    )
+
+
+def _require_nesting(count: int, materials: Sequence[str | Bone], within: list[int]) -> None:
+    if not len(materials) == len(within) == count:
+        raise ValueError(
+            f"{count} structures need as many materials and as many entries of `within`, "
+            f"got {len(materials)} and {len(within)}"
+        )
+    if bad := [around for around in within if not -1 <= around < count]:
+        raise ValueError(f"`within` numbers structures from 0 to {count - 1}, or is -1; got {bad[0]}")
+    for start in range(count):
+        seen, at = set(), start
+        while at >= 0:
+            if at in seen:
+                raise ValueError(f"structure {start} lies within itself: `within` is {within}")
+            seen.add(at)
+            at = within[at]
