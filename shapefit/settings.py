@@ -66,6 +66,16 @@ class SurfaceSettings:
 
 
 @dataclass(frozen=True)
+class MeshSettings:
+    """How mesh files are taken."""
+
+    repair: bool = False
+    """close meshes that are open and turn those inside out; what was changed is told and recorded"""
+    max_hole: float = 20.0
+    """mm, across the widest hole that --repair fills"""
+
+
+@dataclass(frozen=True)
 class FitSettings:
     """How shape and pose are found from X-rays."""
 

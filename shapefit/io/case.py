@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
-from shapefit.io.mesh import mesh_files, read_surfaces
+from shapefit.io.mesh import mesh_files, read_closed_surfaces
 from shapefit.io.volume import VOLUME_SUFFIXES, is_volume_path, read_labels
-from shapefit.settings import SurfaceSettings
+from shapefit.repair import RepairFindings
+from shapefit.settings import MeshSettings, SurfaceSettings
 from shapefit.surface import SurfaceFindings, Surfaces, surfaces_from_labels
 
 SOURCES = ("auto", "meshes", "labels")
@@ -24,7 +25,13 @@ class Case:
     name: str
     surfaces: Surfaces
     landmarks: dict[str, Float64[np.ndarray, "R 3"]] | None = None  # name -> its readings, mm
-    findings: dict[str, SurfaceFindings] | None = None  # for meshes made from a label map
+    # by structure: of meshes made from a label map, and of meshes that were repaired
+    findings: dict[str, SurfaceFindings] | dict[str, RepairFindings] | None = None
+
+    def warnings(self) -> dict[str, list[str]]:
+        """What a person should know of the meshes, as sentences, by structure; empty if there is nothing."""
+        found = {name: findings.warnings() for name, findings in (self.findings or {}).items()}
+        return {name: sentences for name, sentences in found.items() if sentences}
 
 
 def read_case(
@@ -32,11 +39,13 @@ def read_case(
     structures: Mapping[str, int] | Sequence[str] | None = None,
     source: str = "auto",
     settings: SurfaceSettings | None = None,
+    meshes: MeshSettings | None = None,
 ) -> Case:
     """Read a label map, or a folder of closed `<structure>.ply|.stl|.obj` or with one label map in it.
 
     `structures` names what to read, with the labels (needed for a label map); without it all meshes of a
-    folder. A folder that holds both is read from its meshes, unless `source` is "labels".
+    folder. A folder that holds both is read from its meshes, unless `source` is "labels". `meshes` says
+    whether open ones are repaired.
     A `landmarks.json` in the folder, or beside a label map that is the only one in its folder, is read too.
     Raises ValueError, with the file's name, for what is absent, open, inside out or not readable.
     """
@@ -54,7 +63,8 @@ def read_case(
     landmarks = _landmarks(path / LANDMARKS)
     if source == "meshes" or (source == "auto" and mesh_files(path)):
         names = None if structures is None else list(structures)
-        return Case(case_name(path), read_surfaces(path, names), landmarks)
+        surfaces, findings = read_closed_surfaces(path, names, meshes)
+        return Case(case_name(path), surfaces, landmarks, findings or None)
     volumes = _volumes(path)
     if len(volumes) != 1:
         found = ", ".join(v.name for v in volumes) or "none"

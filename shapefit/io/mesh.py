@@ -8,7 +8,9 @@ import numpy as np
 import trimesh
 
 from shapefit.io.atomic import atomic_path, prepare_output_dir
-from shapefit.mesh import require_closed
+from shapefit.mesh import boundary_edges, require_closed
+from shapefit.repair import RepairFindings, repair_mesh
+from shapefit.settings import MeshSettings
 from shapefit.surface import Surfaces
 
 MESH_SUFFIXES = (".ply", ".stl", ".obj")
@@ -42,8 +44,23 @@ def read_mesh(path: str | Path, closed: bool = True) -> trimesh.Trimesh:
     if _space(path) == "LPS":
         vertices = vertices * (-1.0, -1.0, 1.0)  # half a turn about z: the winding stays
     if closed:
+        if edges := boundary_edges(faces):
+            raise ValueError(f"{path} is not closed: {edges} boundary edges; repair it, or pass --repair")
         require_closed(vertices, faces, str(path))
     return trimesh.Trimesh(vertices, faces, process=False)
+
+
+def read_closed(
+    path: str | Path, settings: MeshSettings | None = None
+) -> tuple[trimesh.Trimesh, RepairFindings | None]:
+    """Read a mesh as `read_mesh`, repaired if the settings say so, and what was changed, None if nothing.
+
+    Raises ValueError as `read_mesh`, and for a mesh that `repair_mesh` cannot or may not close.
+    """
+    if settings is None or not settings.repair:
+        return read_mesh(path), None
+    mesh, findings = repair_mesh(read_mesh(path, closed=False), str(path), settings.max_hole)
+    return mesh, findings if findings.warnings() else None
 
 
 def read_surfaces(folder: str | Path, names: Sequence[str] | None = None) -> Surfaces:
@@ -51,6 +68,13 @@ def read_surfaces(folder: str | Path, names: Sequence[str] | None = None) -> Sur
 
     Raises ValueError for a folder without the meshes, a structure with two files, and as `read_mesh`.
     """
+    return read_closed_surfaces(folder, names)[0]
+
+
+def read_closed_surfaces(
+    folder: str | Path, names: Sequence[str] | None = None, settings: MeshSettings | None = None
+) -> tuple[Surfaces, dict[str, RepairFindings]]:
+    """Read a folder as `read_surfaces`, repaired if the settings say so, and what changed, by structure."""
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder")
@@ -62,7 +86,8 @@ def read_surfaces(folder: str | Path, names: Sequence[str] | None = None) -> Sur
     for name in names:
         if name not in files:
             raise ValueError(f"{folder} has no mesh {name}.ply; its meshes are {', '.join(files) or 'none'}")
-    return {name: read_mesh(files[name]) for name in names}
+    read = {name: read_closed(files[name], settings) for name in names}
+    return {name: mesh for name, (mesh, _) in read.items()}, {name: f for name, (_, f) in read.items() if f}
 
 
 def mesh_files(folder: str | Path) -> dict[str, Path]:

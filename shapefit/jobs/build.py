@@ -13,7 +13,7 @@ from shapefit.io.atomic import atomic_folder, write_text
 from shapefit.io.case import case_names, read_case
 from shapefit.io.model import write_model
 from shapefit.report import model_page
-from shapefit.settings import BuildSettings, SurfaceSettings
+from shapefit.settings import BuildSettings, MeshSettings, SurfaceSettings
 from shapefit.shape_model import ShapeModel
 
 SUFFIXES = (".h5", ".hdf5")
@@ -28,6 +28,7 @@ def build_job(
     surface_settings: SurfaceSettings | None = None,
     command: str = "",
     progress: Callable[[str, float], None] | None = None,
+    meshes: MeshSettings | None = None,
 ) -> ShapeModel:
     """Train a model -> MODEL.h5, MODEL.card.json, MODEL.html; returns it.
 
@@ -45,16 +46,12 @@ def build_job(
         read = []
         for number, (name, path) in enumerate(zip(names, cases, strict=True)):
             report(f"reading {name}", READING * number / len(cases))
-            case = read_case(path, labels or None, settings=surface_settings)
+            case = read_case(path, labels or None, settings=surface_settings, meshes=meshes)
             read.append(replace(case, name=name))
         model, card = build_model(
             read, settings, labels or None, lambda what, s: report(what, READING + (1 - READING) * s)
         )
-        found = {
-            case.name: {s: f.warnings() for s, f in case.findings.items() if f.warnings()}
-            for case in read
-            if case.findings
-        }
+        found = {case.name: case.warnings() for case in read}
         card |= {
             "command": command,
             "findings": {name: warnings for name, warnings in found.items() if warnings},

@@ -14,7 +14,7 @@ from shapefit.io.mesh import mesh_files, read_mesh
 from shapefit.io.record import FILE, read_record, recorded_views
 from shapefit.metrics import compare, landmark_errors, tabulate
 from shapefit.report import evaluation_page
-from shapefit.settings import EvaluateSettings
+from shapefit.settings import EvaluateSettings, MeshSettings
 from shapefit.surface import Surfaces
 
 
@@ -27,11 +27,13 @@ def evaluate_job(
     structures: Sequence[str] = (),
     command: str = "",
     progress: Callable[[str, float], None] | None = None,
+    meshes: MeshSettings | None = None,
 ) -> dict:
     """Results of fit and project against their references -> metrics.json, metrics.csv and report.
 
     Structure names and labels are those that a result's fit.json remembers, unless `labels` gives them;
-    `structures` limits the comparison. A structure that the result lacks is a failure and counts.
+    `structures` limits the comparison. A structure that the result lacks is a failure and counts. `meshes`
+    says whether open references are repaired; results never are.
     """
     if not results:
         raise ValueError("no result was given; name at least one folder")
@@ -46,7 +48,7 @@ def evaluate_job(
         for n, ((result, reference), name) in enumerate(zip(pairs, case_names(results), strict=True)):
             if progress:
                 progress(name, n / len(pairs))
-            record, pair = _compare(result, reference, name, settings, labels, structures)
+            record, pair = _compare(result, reference, name, settings, labels, structures, meshes)
             records.append(record)
             found.append(pair)
         table = {"schema_version": 1, "command": command} | tabulate(records) | {"records": records}
@@ -63,6 +65,7 @@ def _compare(
     settings: EvaluateSettings,
     labels: Mapping[str, int] | None,
     structures: Sequence[str],
+    meshes: MeshSettings | None,
 ) -> tuple[dict, tuple[Surfaces, Surfaces]]:
     if not result.is_dir():
         raise ValueError(f"{result} is not a folder; expected the output of shapefit fit or project")
@@ -75,10 +78,12 @@ def _compare(
     if missing := [s for s in structures if known and s not in known]:
         raise ValueError(f"{result} knows no structure {missing[0]!r}; its structures are {', '.join(known)}")
     wanted = {s: known[s] for s in names} if known else names
-    case = read_case(reference, wanted)
+    case = read_case(reference, wanted, meshes=meshes)
     made = {s: _read_any(files[s]) for s in names if s in files}
     views = recorded_views(fit) if made else []
     record = compare(made, case.surfaces, settings, names, views, name)
+    if told := case.warnings():
+        record["findings"] = told
     if fit and not fit.get("converged"):
         record["failed"] = f"the fit failed: {fit.get('reason') or 'no reason is given'}"
     if case.landmarks and fit.get("landmarks"):

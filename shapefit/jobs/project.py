@@ -10,7 +10,7 @@ from shapefit.io.case import read_case
 from shapefit.io.mesh import write_surfaces
 from shapefit.io.model import read_model
 from shapefit.io.record import FILE, landmark_places, new_record, write_record
-from shapefit.settings import ProjectSettings
+from shapefit.settings import MeshSettings, ProjectSettings
 
 
 def project_job(
@@ -20,15 +20,16 @@ def project_job(
     settings: ProjectSettings,
     command: str = "",
     progress: Callable[[str, float], None] | None = None,
+    meshes: MeshSettings | None = None,
 ) -> dict:
     """The model fitted to a segmentation -> meshes (world mm) and fit.json; returns the record."""
     shape_model = read_model(model)
-    surfaces = read_case(case, dict(zip(shape_model.names, shape_model.labels, strict=True))).surfaces
+    read = read_case(case, dict(zip(shape_model.names, shape_model.labels, strict=True)), meshes=meshes)
     with atomic_folder(output, replaces=("report.html", "overlay_*.png")) as folder:
         if progress:
             progress("fitting", 0.1)
         started = time.perf_counter()
-        fit = fit_surface(shape_model, surfaces, settings)
+        fit = fit_surface(shape_model, read.surfaces, settings)
         record = new_record(command, settings.seed, shape_model)
         record |= {
             "coefficients": fit.coefficients.tolist(),
@@ -38,6 +39,7 @@ def project_job(
             "converged": True,
             "reason": "",
             "residual": fit.residual,
+            "findings": read.warnings(),
             "landmarks": landmark_places(shape_model, fit.vertices),
             "seconds": time.perf_counter() - started,
             "history": [],
