@@ -1,8 +1,9 @@
 """The command line: one function per command, nothing else. Everything heavy is imported inside them."""
 
+import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,7 @@ from shapefit.settings import (
     BuildSettings,
     EvaluateSettings,
     FitSettings,
+    MeshSettings,
     ProjectSettings,
     RenderSettings,
     SurfaceSettings,
@@ -25,6 +27,7 @@ Folder = Annotated[Path, tyro.conf.arg(aliases=("-o",), metavar="DIR")]
 File = Annotated[Path, tyro.conf.arg(aliases=("-o",), metavar="FILE")]
 Files = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE [FILE ...]")]
 Cases = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="CASE [CASE ...]")]
+Meshes = Annotated[MeshSettings, tyro.conf.arg(name="")]
 Labels = Annotated[tuple[str, ...], tyro.conf.arg(metavar="STRUCTURE=LABEL [...]")]
 
 
@@ -36,6 +39,7 @@ def build(
     labels: Labels = (),
     settings: Annotated[BuildSettings, tyro.conf.arg(name="")] = BuildSettings(),
     surface: SurfaceSettings = SurfaceSettings(),
+    meshes: Meshes = MeshSettings(),
 ) -> int:
     """Train a shape model from segmentations.
 
@@ -47,7 +51,9 @@ def build(
     from shapefit.jobs import build_job
 
     with _progress("build") as progress:
-        model = build_job(cases, _labels(labels), output, settings, surface, _command(), progress)
+        model = build_job(cases, _labels(labels), output, settings, surface, _command(), progress, meshes)
+    for name, findings in json.loads(output.with_suffix(".card.json").read_text())["findings"].items():
+        _tell(findings, f"{name}/")
     print(f"{model.metadata['id']}: {len(model.mean)} vertices, {len(model.std)} shape modes")
     for suffix in (".h5", ".card.json", ".html"):
         print(output.with_suffix(suffix))
@@ -61,6 +67,7 @@ def project(
     *,
     output: Folder,
     settings: Annotated[ProjectSettings, tyro.conf.arg(name="")] = ProjectSettings(),
+    meshes: Meshes = MeshSettings(),
 ) -> int:
     """Fit a shape model to a 3D segmentation: what the model can say at best.
 
@@ -72,7 +79,8 @@ def project(
     from shapefit.jobs import project_job
 
     with _progress("project") as progress:
-        record = project_job(model, case, output, settings, _command(), progress)
+        record = project_job(model, case, output, settings, _command(), progress, meshes)
+    _tell(record["findings"])
     for name, value in record["residual"].items():
         print(f"{name}: {value:.2f}" if isinstance(value, float) else f"{name}: {value}")
     print(output / "fit.json")
@@ -134,6 +142,7 @@ def evaluate(
     labels: Labels = (),
     structures: Annotated[tuple[str, ...], tyro.conf.arg(metavar="STRUCTURE [...]")] = (),
     settings: Annotated[EvaluateSettings, tyro.conf.arg(name="")] = EvaluateSettings(),
+    meshes: Meshes = MeshSettings(),
 ) -> int:
     """Measure results against references: surface distances per structure and in all.
 
@@ -148,8 +157,10 @@ def evaluate(
 
     with _progress("evaluate") as progress:
         table = evaluate_job(
-            results, reference, output, settings, _labels(labels), structures, _command(), progress
+            results, reference, output, settings, _labels(labels), structures, _command(), progress, meshes
         )
+    for measured in table["records"]:
+        _tell(measured.get("findings", {}), f"{measured['case']}/")
     for alignment, by_structure in table["table"].items():
         figures = by_structure["all"]
         shown = [f"{name} {figures[name]['mean']:.2f} mm" for name in ("assd", "hd95", "hausdorff")
@@ -167,6 +178,7 @@ def render(
     camera: Path,
     output: File,
     settings: Annotated[RenderSettings, tyro.conf.arg(name="")] = RenderSettings(),
+    meshes: Meshes = MeshSettings(),
 ) -> int:
     """Draw a path-length map or an X-ray of a model or of meshes.
 
@@ -177,7 +189,8 @@ def render(
     """
     from shapefit.jobs import render_job
 
-    drawn = render_job(source, camera, output, settings)
+    drawn = render_job(source, camera, output, settings, meshes)
+    _tell(drawn["findings"])
     print(f"{drawn['lowest']:.4g} to {drawn['highest']:.4g} {'mm' if settings.picture == 'paths' else ''}")
     print(output)
     return 0
@@ -222,6 +235,12 @@ def _labels(given: Sequence[str]) -> dict[str, int]:
             raise ValueError(f"--labels {entry!r} is not STRUCTURE=LABEL, as in sacrum=1")
         labels[name] = int(label)
     return labels
+
+
+def _tell(findings: Mapping[str, Sequence[str]], place: str = "") -> None:
+    """What was met and changed in the input, structure by structure, on stderr."""
+    for name, sentences in findings.items():
+        print(f"shapefit: {place}{name}: {'; '.join(sentences)}", file=sys.stderr)
 
 
 def _command() -> str:
