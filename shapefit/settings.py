@@ -135,6 +135,16 @@ class RenderSettings:
     """distance of the bone's centre from the source, as a share of sdd, where a view is named"""
     coefficients: tuple[float, ...] = ()
     """standard deviations of the first shape modes, for a model; the others are 0"""
+    kv: float = 70.0
+    """kV of the X-ray tube: 40 to 150 in steps of 10; its beam has passed 3 mm of aluminium"""
+    copper: float = 0.0
+    """mm of copper in that beam, besides"""
+    materials: tuple[str, ...] = ("bone",)
+    """of an X-ray's structures, one each or one for all: bone (a cortical shell, filled), titanium, ..."""
+    shell: float = 1.6
+    """mm, thickness of the cortex of bone"""
+    photons: float = 400.0
+    """per pixel of an X-ray, in the median over the image; 0 leaves the noise away"""
     seed: int = 0
     """of the noise and soft tissue of an X-ray"""
 

@@ -302,6 +302,47 @@ def test_render_places_a_model_in_a_named_view_and_draws_an_xray(shapefit, model
     assert not (tmp_path / "no.png").exists()
 
 
+def test_render_draws_xrays_of_chosen_tubes_and_materials(shapefit, model, xray, tmp_path):
+    def draw(*settings: str) -> np.ndarray:
+        arguments = (
+            "render",
+            model,
+            "--camera",
+            xray["camera"],
+            "-o",
+            tmp_path / "xray.npy",
+            "--picture",
+            "xray",
+        )
+        ended = shapefit(*arguments, "--photons", "0", *settings)
+        assert ended.status == 0, ended.err
+        return np.load(tmp_path / "xray.npy")
+
+    usual, hard = draw(), draw("--kv", "120", "--copper", "0.3")
+    assert usual.std() > hard.std() > 0.01
+    metal = draw("--materials", "titanium")
+    assert metal.min() < 0.5 * usual.min()
+    assert np.array_equal(draw("--materials", *["bone"] * len(small.LABELS)), usual)
+    for settings, said in (
+        (("--kv", "73"), "no spectrum for a tube voltage of 73 kV; expected one of 40, 50"),
+        (("--materials", "cheese"), "unknown material 'cheese'"),
+        (("--materials", *["bone"] * 7), f"{len(small.LABELS)} structures need as many materials, got 7"),
+    ):
+        arguments = (
+            "render",
+            model,
+            "--camera",
+            xray["camera"],
+            "-o",
+            tmp_path / "no.png",
+            "--picture",
+            "xray",
+        )
+        ended = shapefit(*arguments, *settings)
+        assert ended.status == 2 and said in ended.err
+    assert not (tmp_path / "no.png").exists()
+
+
 def test_version_and_help_are_told(shapefit):
     assert shapefit("--version").out == "shapefit 0.1.0\n"
     for command in ("build", "project", "fit", "evaluate", "render"):

@@ -55,6 +55,11 @@ def test_one_energy_shows_the_line_integral_of_bone_in_tissue():
     )
 
 
+def test_every_structure_needs_a_material():
+    with pytest.raises(ValueError, match="1 structures need as many materials, got 2"):
+        picture(CLEAN, materials=["titanium", "muscle"])
+
+
 def test_a_tube_and_other_materials_can_be_chosen():
     tube = replace(CLEAN, spectrum=spectrum(120.0))
     bone, metal = picture(tube), picture(tube, materials=["titanium"])

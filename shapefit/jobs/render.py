@@ -12,10 +12,10 @@ from shapefit.interop import mesh_arrays
 from shapefit.io.mesh import MESH_SUFFIXES, read_closed, read_closed_surfaces
 from shapefit.io.model import read_model
 from shapefit.io.xray import read_camera, write_image
-from shapefit.render import render_mesh
-from shapefit.render.simulate import simulate_view
+from shapefit.render import Bone, Exposure, render_mesh, simulate_view
 from shapefit.repair import RepairFindings
 from shapefit.settings import MeshSettings, RenderSettings
+from shapefit.spectra import spectrum
 
 
 def render_job(
@@ -36,7 +36,14 @@ def render_job(
     elif pose is None:
         pose = torch.eye(4, dtype=torch.float64)
     if settings.picture == "xray":
-        image = simulate_view(vertices, faces, structure, pose, geometry, settings.seed).image
+        beam = spectrum(settings.kv, copper=settings.copper)
+        materials = [Bone(settings.shell) if name == "bone" else name for name in settings.materials]
+        if len(materials) == 1:
+            materials *= int(structure.max()) + 1
+        exposure = Exposure(spectrum=beam, photons=settings.photons)
+        image = simulate_view(
+            vertices, faces, structure, pose, geometry, settings.seed, exposure, materials
+        ).image
     else:
         image = render_mesh(vertices[None], faces, se3.inverse(pose)[None], geometry, structure)[0].sum(0)
     grey = write_image(output, image, (float(geometry.dely), float(geometry.delx)))

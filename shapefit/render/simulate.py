@@ -47,13 +47,15 @@ def simulate_view(
 
     The body is an ellipsoid around the structures, so the image has air beside it where the field is wide
     enough; the gain and the exponent of the display are random. `materials` are those of the structures, each
-    a `Bone` if absent. The same seed gives the same picture.
+    a `Bone` if absent. The same seed gives the same picture. Errors are those of `render_xray`.
     The view's image is intensity in [0, 1], bone dark; its pose is the given one.
     """
     rng = np.random.default_rng(seed)
     points = vertices.double()
     count = int(structure.max()) + 1
     materials = [Bone(exposure.shell)] * count if materials is None else list(materials)
+    if len(materials) != count:
+        raise ValueError(f"{count} structures need as many materials, got {len(materials)}")
     low, high = points.amin(0), points.amax(0)
     parts = [_ellipsoid((low + high) / 2, (high - low) / 2 * torch.tensor([1.25, 1.45, 1.9]))]
     for _ in range(exposure.gas):
