@@ -43,7 +43,7 @@ def mask_overlap(
         return None
     camera_from_world = se3.inverse(world_from_camera)[None]
     paths = render_mesh(
-        vertices[None], model.faces, camera_from_world, view.camera, model.structure, check=False
+        vertices[None], model.faces, camera_from_world, view.camera, model.structure
     )
     return mask_dice(paths[0] > COVERED, view.mask, model.names, view.valid)
 

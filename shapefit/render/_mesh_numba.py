@@ -1,8 +1,9 @@
-"""The mesh kernels on the CPU: the same formulas as `_mesh_torch`, row span by row span.
+"""The mesh kernels on the CPU: the formulas of `_mesh_torch`, one row of one face at a time.
 
-Within a row a face covers the pixels between the crossings of two of its edges, and 1/z is linear
-between them, so the inner loop has no test in it. Rows are shared out between threads for the image
-and faces for the gradient: every sum has a fixed order, so results do not depend on the thread count.
+A face's corners are sorted by row. Its long edge and one of the two short ones bound the pixels of a
+row, and 1/z is linear between them, so the inner loop has no test in it. Bands of rows are shared out
+between threads for the image, faces for the gradient: every sum has one order, and the result the
+same bits for every number of threads.
 """
 
 import numpy as np
@@ -10,56 +11,50 @@ import torch
 from numba import get_num_threads, njit, prange
 from torch import Tensor
 
+from shapefit.render._mesh_torch import NEAR_EDGE_ON
+
 
 def signed_depth(
-    points: Tensor, faces: Tensor, structure: Tensor, count: int, height: int, width: int
+    points: Tensor, faces: Tensor, structure: Tensor, count: int, height: int, width: int, dtype: torch.dtype
 ) -> Tensor:
     """Depth inside each structure along every pixel's ray: (B, V, 3), (F, 3), (F,) -> (B, S, H, W)."""
-    return _SignedDepth.apply(points, faces, structure, count, height, width)
+    p, f, s = _arrays(points, faces, structure)
+    image = torch.zeros(len(p), count, height, width, dtype=dtype)
+    screen = _screen(p)
+    _sum_depths(screen, f, s, _rows(screen, f, height, width), image.numpy(), _bands(len(p), height))
+    return image
 
 
 def depth_range(
-    points: Tensor, faces: Tensor, structure: Tensor, count: int, height: int, width: int
+    points: Tensor, faces: Tensor, structure: Tensor, count: int, height: int, width: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Depth of the first entry into and the last exit from each structure, 0 where the ray misses it."""
-    return _DepthRange.apply(points, faces, structure, count, height, width)
+    """First entry and last exit (2, B, S, H, W), 0 where a ray misses, and the face of each, else -1."""
+    p, f, s = _arrays(points, faces, structure)
+    depths = torch.zeros(2, len(p), count, height, width, dtype=dtype)
+    hits = torch.full_like(depths, -1, dtype=torch.int32)
+    screen = _screen(p)
+    rows, bands = _rows(screen, f, height, width), _bands(len(p), height)
+    _nearest_and_farthest(screen, f, s, rows, depths.numpy(), hits.numpy(), bands)
+    return depths, hits
 
 
-class _SignedDepth(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, points, faces, structure, count, height, width):
-        p, f, s = _arrays(points, faces, structure)
-        image = np.zeros((len(p), count, height, width), _numpy_dtype(points))
-        _sum_depths(_screen(p), f, s, image, _bands(len(p), height))
-        ctx.arrays, ctx.dtype = (p, f, s), points.dtype
-        return torch.from_numpy(image)
-
-    @staticmethod
-    def backward(ctx, grad):
-        p, f, s = ctx.arrays
-        gradient = _sum_depths_gradient(p, _screen(p), f, s, grad.contiguous().numpy())
-        return torch.from_numpy(gradient).to(ctx.dtype), None, None, None, None, None
+def signed_depth_gradient(grad: Tensor, points: Tensor, faces: Tensor, structure: Tensor) -> Tensor:
+    """Gradient (B, V, 3) of sum(grad * signed_depth) in the points."""
+    p, f, s = _arrays(points, faces, structure)
+    corners = np.zeros((len(p), len(f), 3))
+    _add_corners(p, _screen(p), f, s, grad.numpy(), None, corners, _parts(len(p)))
+    return torch.from_numpy(_to_vertices(corners, p, f))
 
 
-class _DepthRange(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, points, faces, structure, count, height, width):
-        p, f, s = _arrays(points, faces, structure)
-        shape = (len(p), count, height, width)
-        first, last = np.full(shape, np.inf, _numpy_dtype(points)), np.zeros(shape, _numpy_dtype(points))
-        hit = np.full((2, *shape), -1, np.int32)
-        _nearest_and_farthest(_screen(p), f, s, first, last, hit, _bands(len(p), height))
-        first[hit[0] < 0] = 0
-        ctx.arrays, ctx.hit, ctx.dtype = (p, f), hit, points.dtype
-        return torch.from_numpy(first), torch.from_numpy(last)
-
-    @staticmethod
-    def backward(ctx, grad_first, grad_last):
-        p, f = ctx.arrays
-        gradient = np.zeros_like(p)
-        for hit, grad in zip(ctx.hit, (grad_first, grad_last), strict=True):
-            _hit_gradient(p, f, hit, grad.contiguous().numpy(), gradient)
-        return torch.from_numpy(gradient).to(ctx.dtype), None, None, None, None, None
+def depth_range_gradient(
+    grad: Tensor, hits: Tensor, points: Tensor, faces: Tensor, structure: Tensor
+) -> Tensor:
+    """Gradient (B, V, 3) of sum(grad * depths) in the points; `hits` are those of `depth_range`."""
+    p, f, s = _arrays(points, faces, structure)
+    corners, screen = np.zeros((len(p), len(f), 3)), _screen(p)
+    for g, hit in zip(grad.numpy(), hits.numpy(), strict=True):
+        _add_corners(p, screen, f, s, g, hit, corners, _parts(len(p)))
+    return torch.from_numpy(_to_vertices(corners, p, f))
 
 
 def _arrays(points, faces, structure):
@@ -70,173 +65,231 @@ def _arrays(points, faces, structure):
     )
 
 
-def _numpy_dtype(tensor):
-    return np.float64 if tensor.dtype == torch.float64 else np.float32
-
-
 def _bands(batch, height):
-    """Bands of rows per view: enough work items for every thread, and no more."""
-    return min(height, max(1, -(-4 * get_num_threads() // batch)))
+    """Bands of rows per view, in an order that gives each thread bands from all over the image."""
+    threads = get_num_threads()
+    if batch >= 4 * threads or height < 2 * threads:
+        return np.zeros(1, np.int64)
+    return np.arange(2 * threads).reshape(2, threads).T.ravel()
 
 
-@njit(parallel=True, cache=True)
+def _parts(batch):
+    """Parts of the list of faces per view: enough work items for every thread, and no more."""
+    return max(1, -(-4 * get_num_threads() // batch))
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
 def _screen(points):
-    """(u z, v z, z) -> (u, v, 1 / z), all linear across a face's image."""
+    """(u z, v z, z) -> (u, v, 1/z), all linear across a face's image.
+
+    Rows are rounded to 2^-53: no two differ by less, so that the slopes of edges stay finite.
+    """
     screen = np.empty_like(points)
     for b in prange(len(points)):
         for k in range(points.shape[1]):
             inverse = 1.0 / points[b, k, 2]
-            screen[b, k, 0], screen[b, k, 1] = points[b, k, 0] * inverse, points[b, k, 1] * inverse
+            screen[b, k, 0] = points[b, k, 0] * inverse
+            screen[b, k, 1] = (points[b, k, 1] * inverse + 1.0) - 1.0
             screen[b, k, 2] = inverse
     return screen
 
 
-@njit(inline="always")
-def _rows(screen, face, first, last):
-    """Rows from `first` to before `last` that the face crosses, clamped as floats: nothing overflows."""
-    v0, v1, v2 = screen[face[0], 1], screen[face[1], 1], screen[face[2], 1]
-    low, high = min(v0, v1, v2), max(v0, v1, v2)
-    begin = int(np.ceil(min(max(low, float(first)), float(last))))
-    end = int(np.ceil(min(max(high, float(first)), float(last))))
-    return begin, end
+@njit(forceinline=True, error_model="numpy")
+def _pixel(x, low, high):
+    """The first pixel at or after x, between low and high; clamped before it is an integer."""
+    return int(np.ceil(min(max(x, float(low)), float(high))))
 
 
-@njit(inline="always")
-def _crossing(screen, face, k, i):
-    """Where edge k crosses row i: (column, 1/z, +1 upwards, -1 downwards, 0 not at all)."""
-    a, b = face[k], face[(k + 1) % 3]
-    below = screen[a, 1] <= i
-    if below == (screen[b, 1] <= i):
-        return 0.0, 0.0, 0
-    low, high = min(a, b), max(a, b)  # the same order in both faces of the edge
-    fraction = (i - screen[low, 1]) / (screen[high, 1] - screen[low, 1])
-    column = screen[low, 0] + fraction * (screen[high, 0] - screen[low, 0])
-    return column, screen[low, 2] + fraction * (screen[high, 2] - screen[low, 2]), -1 if below else 1
-
-
-@njit(inline="always")
-def _span(screen, face, i, width):
-    """The face in row i: first pixel, pixel after the last, sign (+1 exit), 1/z at column 0, its slope."""
-    left, left_iz, right, right_iz, sign = 0.0, 0.0, 0.0, 0.0, 0
-    for k in range(3):
-        column, iz, direction = _crossing(screen, face, k, i)
-        if direction > 0:
-            left, left_iz, sign = column, iz, 1
-        elif direction < 0:
-            right, right_iz = column, iz
-    if sign == 0:
-        return 0, 0, 0, 0.0, 0.0
-    if right < left:
-        left, left_iz, right, right_iz, sign = right, right_iz, left, left_iz, -1
-    begin = int(np.ceil(min(max(left, 0.0), float(width))))
-    end = int(np.ceil(min(max(right, 0.0), float(width))))
-    slope = (right_iz - left_iz) / (right - left) if end > begin else 0.0
-    return begin, end, sign, left_iz - slope * left, slope
-
-
-@njit(parallel=True, cache=True)
-def _sum_depths(screen, faces, structure, image, bands):
-    batch, _, height, width = image.shape
-    for job in prange(batch * bands):
-        b, band = job // bands, job % bands
-        points = screen[b]
-        for f in range(len(faces)):
-            begin_row, end_row = _rows(points, faces[f], height * band // bands, height * (band + 1) // bands)
-            for i in range(begin_row, end_row):
-                begin, end, sign, iz, slope = _span(points, faces[f], i, width)
-                row = image[b, structure[f], i]
-                for j in range(begin, end):
-                    row[j] += sign / (iz + slope * j)
-
-
-@njit(inline="always")
-def _face_terms(points, face):
-    """n = (b - a) x (c - a) and e_a = b x c, e_b = c x a, e_c = a x b, whose sum it is."""
-    a, b, c = points[face[0]], points[face[1]], points[face[2]]
-    edges = np.empty((3, 3))
-    for row, (p, q) in enumerate(((b, c), (c, a), (a, b))):
-        edges[row, 0] = p[1] * q[2] - p[2] * q[1]
-        edges[row, 1] = p[2] * q[0] - p[0] * q[2]
-        edges[row, 2] = p[0] * q[1] - p[1] * q[0]
-    n = np.empty(3)
-    for x in range(3):
-        y, z = (x + 1) % 3, (x + 2) % 3
-        n[x] = (b[y] - a[y]) * (c[z] - a[z]) - (b[z] - a[z]) * (c[y] - a[y])
-    return n, edges
-
-
-@njit(parallel=True, cache=True)
-def _sum_depths_gradient(points, screen, faces, structure, grad):
-    """dz/da = w_a n / (n . q)^2 with w_a = e_a . q, summed over the pixels of each face, then over faces."""
-    batch, _, height, width = grad.shape
-    corner = np.zeros((batch, len(faces), 3))
-    normal = np.empty((batch, len(faces), 3))
-    for job in prange(batch * len(faces)):
+@njit(parallel=True, cache=True, error_model="numpy")
+def _rows(screen, faces, height, width):
+    """Rows [begin, end) that each face crosses within the image, (B, F, 2); none if it covers no pixel."""
+    rows = np.zeros((len(screen), len(faces), 2), np.int32)
+    for job in prange(len(screen) * len(faces)):
         b, f = job // len(faces), job % len(faces)
-        begin_row, end_row = _rows(screen[b], faces[f], 0, height)
-        if begin_row == end_row:
+        view, k0, k1, k2 = screen[b], faces[f, 0], faces[f, 1], faces[f, 2]
+        u0, u1, u2 = view[k0, 0], view[k1, 0], view[k2, 0]
+        if _pixel(min(u0, u1, u2), 0, width) < _pixel(max(u0, u1, u2), 0, width):
+            v0, v1, v2 = view[k0, 1], view[k1, 1], view[k2, 1]
+            rows[b, f, 0] = _pixel(min(v0, v1, v2), 0, height)
+            rows[b, f, 1] = _pixel(max(v0, v1, v2), 0, height)
+    return rows
+
+
+@njit(forceinline=True, error_model="numpy")
+def _by_row(screen, a, b, c):
+    """The corners from top to bottom, and which way the long edge runs in the face: +1 up, -1 down.
+
+    Written without branches: nothing about the order of corners can be foreseen.
+    """
+    first = screen[b, 1] < screen[a, 1]
+    a, b = (b, a) if first else (a, b)
+    second = screen[c, 1] < screen[b, 1]
+    b, c = (c, b) if second else (b, c)
+    third = screen[b, 1] < screen[a, 1]
+    a, b = (b, a) if third else (a, b)
+    return a, b, c, -1.0 if first ^ second ^ third else 1.0
+
+
+@njit(forceinline=True, error_model="numpy")
+def _edge(screen, a, b):
+    """An edge as a line over the rows: v, u and 1/z of its lower-numbered end, and du/dv, d(1/z)/dv.
+
+    Both faces of an edge start from the same end, so they agree to the last bit.
+    """
+    low, high = min(a, b), max(a, b)
+    v, u, iz = screen[low, 1], screen[low, 0], screen[low, 2]
+    rise = 1.0 / (screen[high, 1] - v)
+    return v, u, iz, (screen[high, 0] - u) * rise, (screen[high, 2] - iz) * rise
+
+
+@njit(forceinline=True, error_model="numpy")
+def _spans(screen, faces, f, rows, width, pixels, lines):
+    """The face in each of the rows that it covers pixels of; how many there are.
+
+    Row n of `pixels` is (i, first j, j after the last), of `lines` (sign: +1 exit or -1 entry, u0, iz,
+    slope), with 1/z = iz + slope (j - u0).
+    """
+    top, middle, bottom, upwards = _by_row(screen, faces[f, 0], faces[f, 1], faces[f, 2])
+    begin_row, end_row = rows
+    bend, n = _pixel(screen[middle, 1], begin_row, end_row), 0
+    long = _edge(screen, top, bottom)
+    for half in range(2):
+        first, last = (begin_row, bend) if half == 0 else (bend, end_row)
+        if first == last:
             continue
-        n, edges = _face_terms(points[b], faces[f])
-        normal[b, f] = n
-        for i in range(begin_row, end_row):
-            begin, end, sign, _, _ = _span(screen[b], faces[f], i, width)
-            if end <= begin:
-                continue
-            row = grad[b, structure[f], i]
+        short = _edge(screen, top, middle) if half == 0 else _edge(screen, middle, bottom)
+        for i in range(first, last):
+            u, iz = long[1] + (i - long[0]) * long[3], long[2] + (i - long[0]) * long[4]
+            u2, iz2 = short[1] + (i - short[0]) * short[3], short[2] + (i - short[0]) * short[4]
+            swap = u2 < u
+            left, right = (u2, u) if swap else (u, u2)
+            begin, end = _pixel(left, 0, width), _pixel(right, 0, width)
+            if begin < end:
+                pixels[n, 0], pixels[n, 1], pixels[n, 2] = i, begin, end
+                lines[n, 0], lines[n, 1] = -upwards if swap else upwards, left
+                lines[n, 2], lines[n, 3] = iz2 if swap else iz, (iz2 - iz) / (u2 - u)
+                n += 1
+    return n
+
+
+@njit(parallel=True, cache=True)
+def _sum_depths(screen, faces, structure, rows, image, bands):
+    for job in prange(len(image) * len(bands)):
+        b, band, height = job // len(bands), bands[job % len(bands)], image.shape[2]
+        begin_row, end_row = height * band // len(bands), height * (band + 1) // len(bands)
+        _sum_band(screen[b], faces, structure, rows[b], image[b], begin_row, end_row)
+
+
+@njit(error_model="numpy")
+def _sum_band(screen, faces, structure, rows, image, first_row, last_row):
+    pixels, lines = np.empty((last_row - first_row, 3), np.int64), np.empty((last_row - first_row, 4))
+    for f in range(len(faces)):
+        within = max(rows[f, 0], first_row), min(rows[f, 1], last_row)
+        if within[0] >= within[1]:
+            continue
+        plane = image[structure[f]]
+        for n in range(_spans(screen, faces, f, within, image.shape[2], pixels, lines)):
+            i, sign, u0, iz, slope = pixels[n, 0], lines[n, 0], lines[n, 1], lines[n, 2], lines[n, 3]
+            for j in range(pixels[n, 1], pixels[n, 2]):
+                plane[i, j] += sign / (iz + slope * (j - u0))
+
+
+@njit(parallel=True, cache=True)
+def _nearest_and_farthest(screen, faces, structure, rows, depths, hits, bands):
+    for job in prange(len(screen) * len(bands)):
+        b, band, height = job // len(bands), bands[job % len(bands)], depths.shape[3]
+        begin_row, end_row = height * band // len(bands), height * (band + 1) // len(bands)
+        _range_band(screen[b], faces, structure, rows[b], depths[:, b], hits[:, b], begin_row, end_row)
+
+
+@njit(error_model="numpy")
+def _range_band(screen, faces, structure, rows, depths, hits, first_row, last_row):
+    pixels, lines = np.empty((last_row - first_row, 3), np.int64), np.empty((last_row - first_row, 4))
+    for f in range(len(faces)):
+        within = max(rows[f, 0], first_row), min(rows[f, 1], last_row)
+        if within[0] >= within[1]:
+            continue
+        s = structure[f]
+        for n in range(_spans(screen, faces, f, within, depths.shape[3], pixels, lines)):
+            i, u0, iz, slope = pixels[n, 0], lines[n, 1], lines[n, 2], lines[n, 3]
+            for j in range(pixels[n, 1], pixels[n, 2]):
+                z = 1.0 / (iz + slope * (j - u0))
+                if hits[0, s, i, j] < 0 or z < depths[0, s, i, j]:
+                    depths[0, s, i, j], hits[0, s, i, j] = z, f
+                if hits[1, s, i, j] < 0 or z > depths[1, s, i, j]:
+                    depths[1, s, i, j], hits[1, s, i, j] = z, f
+
+
+@njit(forceinline=True, error_model="numpy")
+def _cross(p, q):
+    return p[1] * q[2] - p[2] * q[1], p[2] * q[0] - p[0] * q[2], p[0] * q[1] - p[1] * q[0]
+
+
+@njit(forceinline=True, error_model="numpy")
+def _corner(points, k):
+    return points[k, 0], points[k, 1], points[k, 2]
+
+
+@njit(forceinline=True, error_model="numpy")
+def _normal(a, b, c):
+    """n = (b - a) x (c - a)"""
+    return _cross((b[0] - a[0], b[1] - a[1], b[2] - a[2]), (c[0] - a[0], c[1] - a[1], c[2] - a[2]))
+
+
+@njit(parallel=True, cache=True)
+def _add_corners(points, screen, faces, structure, grad, hit, corners, parts):
+    """Add the sums of g w_k / (n . q)^2 over the pixels q of each face, for its corners k: (B, F, 3).
+
+    Signed, +1 for an exit and -1 for an entry; or, with `hit`, unsigned over the pixels that the face won.
+    """
+    for job in prange(len(points) * parts):
+        b, part = job // parts, job % parts
+        begin, end = len(faces) * part // parts, len(faces) * (part + 1) // parts
+        _corner_part(points[b], screen[b], faces, structure, grad[b], hit, b, corners[b], begin, end)
+
+
+@njit(error_model="numpy")
+def _corner_part(points, screen, faces, structure, grad, hit, b, corners, first_face, last_face):
+    _, height, width = grad.shape
+    pixels, lines = np.empty((height, 3), np.int64), np.empty((height, 4))
+    for f in range(first_face, last_face):
+        s, k0, k1, k2 = structure[f], faces[f, 0], faces[f, 1], faces[f, 2]
+        v0, v1, v2 = screen[k0, 1], screen[k1, 1], screen[k2, 1]
+        within = _pixel(min(v0, v1, v2), 0, height), _pixel(max(v0, v1, v2), 0, height)
+        if within[0] >= within[1]:
+            continue
+        p, q, r = _corner(points, k0), _corner(points, k1), _corner(points, k2)
+        n, e0, e1, e2 = _normal(p, q, r), _cross(q, r), _cross(r, p), _cross(p, q)
+        for m in range(_spans(screen, faces, f, within, width, pixels, lines)):
+            i, end, sign = pixels[m, 0], pixels[m, 2], lines[m, 0]
             constant = n[1] * i + n[2]
+            least = NEAR_EDGE_ON * (abs(n[0]) * end + abs(n[1]) * i + abs(n[2]))
             total, moment = 0.0, 0.0
-            for j in range(begin, end):
-                nq = constant + n[0] * j
-                share = row[j] / (nq * nq) if nq != 0.0 else 0.0
+            for j in range(pixels[m, 1], end):
+                if hit is not None and hit[b, s, i, j] != f:
+                    continue
+                nq = n[0] * j + constant
+                share = grad[s, i, j] / (nq * nq) if abs(nq) > least else 0.0
                 total += share
                 moment += share * j
-            for k in range(3):
-                corner[b, f, k] += sign * (edges[k, 0] * moment + (edges[k, 1] * i + edges[k, 2]) * total)
+            if hit is None:
+                total, moment = sign * total, sign * moment
+            corners[f, 0] += e0[0] * moment + (e0[1] * i + e0[2]) * total
+            corners[f, 1] += e1[0] * moment + (e1[1] * i + e1[2]) * total
+            corners[f, 2] += e2[0] * moment + (e2[1] * i + e2[2]) * total
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
+def _to_vertices(corners, points, faces):
+    """dz/da = w_a n / (n . q)^2: each corner's sum times its face's normal, in the order of the faces."""
     gradient = np.zeros_like(points)
-    for b in prange(batch):
+    for b in prange(len(points)):
         for f in range(len(faces)):
+            if corners[b, f, 0] == 0.0 and corners[b, f, 1] == 0.0 and corners[b, f, 2] == 0.0:
+                continue
+            p, k0, k1, k2 = points[b], faces[f, 0], faces[f, 1], faces[f, 2]
+            n = _normal(_corner(p, k0), _corner(p, k1), _corner(p, k2))
             for k in range(3):
-                if corner[b, f, k] != 0.0:
-                    for x in range(3):
-                        gradient[b, faces[f, k], x] += corner[b, f, k] * normal[b, f, x]
+                for x in range(3):
+                    gradient[b, faces[f, k], x] += corners[b, f, k] * n[x]
     return gradient
-
-
-@njit(parallel=True, cache=True)
-def _nearest_and_farthest(screen, faces, structure, first, last, hit, bands):
-    batch, _, height, width = first.shape
-    for job in prange(batch * bands):
-        b, band = job // bands, job % bands
-        for f in range(len(faces)):
-            s = structure[f]
-            begin_row, end_row = _rows(
-                screen[b], faces[f], height * band // bands, height * (band + 1) // bands
-            )
-            for i in range(begin_row, end_row):
-                begin, end, _, iz, slope = _span(screen[b], faces[f], i, width)
-                for j in range(begin, end):
-                    z = 1.0 / (iz + slope * j)
-                    if z < first[b, s, i, j]:
-                        first[b, s, i, j], hit[0, b, s, i, j] = z, f
-                    if z > last[b, s, i, j]:
-                        last[b, s, i, j], hit[1, b, s, i, j] = z, f
-
-
-@njit(parallel=True, cache=True)
-def _hit_gradient(points, faces, hit, grad, gradient):
-    batch, count, height, width = grad.shape
-    for b in prange(batch):
-        for s in range(count):
-            for i in range(height):
-                for j in range(width):
-                    f = hit[b, s, i, j]
-                    if f < 0 or grad[b, s, i, j] == 0.0:
-                        continue
-                    n, edges = _face_terms(points[b], faces[f])
-                    nq = n[0] * j + n[1] * i + n[2]
-                    if nq == 0.0:
-                        continue
-                    for k in range(3):
-                        w = edges[k, 0] * j + edges[k, 1] * i + edges[k, 2]
-                        for x in range(3):
-                            gradient[b, faces[f, k], x] += grad[b, s, i, j] * w / (nq * nq) * n[x]

@@ -1,76 +1,126 @@
-"""The mesh kernels in torch: the reference. Shortest, slow, any dtype; read it first.
+"""The mesh kernels in torch: the reference. Short and slow; read it first.
 
-A kernel sees homogeneous pixel points p = K X_camera = (u z, v z, z). For a face a, b, c and the
-pixel centre q = (j, i, 1), with n = (b - a) x (c - a) and D = a . (b x c):
+A kernel sees homogeneous pixel points p = K X_camera = (u z, v z, z), in float64. For a face a, b, c and
+the pixel centre q = (j, i, 1), with n = (b - a) x (c - a) and D = a . (b x c):
 
     depth of the hit    z = D / (n . q)
     path through a closed mesh = sum of sign(D) z over the covering faces (exits less entries)
 
 Coverage is the winding number of the projected triangle about q: an edge that crosses row i (one end
-at v <= i, the other beyond) at column t adds its direction, up (+1) or down (-1), to every pixel j >= t. Both
-faces of an edge evaluate t from the same end first, so they agree to the bit and the winding numbers
-of a closed mesh cancel in every pixel, whatever is rounded: no ray leaks, none is counted twice.
+at v <= i, the other beyond) at column t adds its direction, up (+1) or down (-1), to every pixel j >= t.
+Both faces of an edge evaluate t from the same end, so they agree to the bit and the winding numbers of a
+closed mesh cancel in every pixel, whatever is rounded: no ray leaks, none is counted twice.
+
+Gradient, with w_a = (b x c) . q, and likewise for b and c:
+
+    dz/da = w_a n / (n . q)^2
 """
 
 import torch
 from torch import Tensor
 
 CHUNK = 1 << 22  # face-pixels at a time
+NEAR_EDGE_ON = 1e-9  # of the terms of n . q: below it, n . q is rounding, and the gradient is left out
 
 
 def signed_depth(
-    points: Tensor, faces: Tensor, structure: Tensor, count: int, height: int, width: int
+    points: Tensor, faces: Tensor, structure: Tensor, count: int, height: int, width: int, dtype: torch.dtype
 ) -> Tensor:
     """Depth inside each structure along every pixel's ray: (B, V, 3), (F, 3), (F,) -> (B, S, H, W)."""
     images = []
-    for view in points.double():
+    for view in points:
         image = view.new_zeros(count, height * width)
         for chunk in torch.arange(len(faces), device=faces.device).split(max(1, CHUNK // (height * width))):
             winding, depth = _hits(view, faces[chunk], height, width)
             image = image.index_add(0, structure[chunk], winding * depth)
         images.append(image.view(count, height, width))
-    return torch.stack(images).to(points.dtype)
+    return torch.stack(images).to(dtype)
 
 
 def depth_range(
-    points: Tensor, faces: Tensor, structure: Tensor, count: int, height: int, width: int
+    points: Tensor, faces: Tensor, structure: Tensor, count: int, height: int, width: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Depth of the first entry into and the last exit from each structure, 0 where the ray misses it."""
-    first, last = [], []
-    for view in points.double():
+    """First entry and last exit (2, B, S, H, W), 0 where a ray misses, and the face of each, else -1."""
+    depths, hits = [], []
+    for view in points:
         winding, depth = _hits(view, faces, height, width)
         for s in range(count):
-            hit, z = winding[structure == s] != 0, depth[structure == s]
-            missed = ~hit.any(0)
-            near = torch.where(hit, z, torch.inf).amin(0)
-            far = torch.where(hit, z, -torch.inf).amax(0)
-            first.append(torch.where(missed, 0.0, near).view(height, width))
-            last.append(torch.where(missed, 0.0, far).view(height, width))
-    shape = (len(points), count, height, width)
-    return torch.stack(first).view(shape).to(points.dtype), torch.stack(last).view(shape).to(points.dtype)
+            own = (winding != 0) & (structure == s)[:, None]
+            first, first_face = torch.where(own, depth, torch.inf).min(0)
+            last, last_face = torch.where(own, depth, -torch.inf).max(0)
+            hit = own.any(0)
+            depths.append(torch.where(hit, torch.stack([first, last]), 0.0))
+            hits.append(torch.where(hit, torch.stack([first_face, last_face]), -1))
+    shape = (len(points), count, 2, height, width)
+    first_and_last, faces_hit = (torch.stack(x).view(shape).movedim(2, 0) for x in (depths, hits))
+    return first_and_last.to(dtype).contiguous(), faces_hit.int().contiguous()
+
+
+def signed_depth_gradient(grad: Tensor, points: Tensor, faces: Tensor, structure: Tensor) -> Tensor:
+    """Gradient (B, V, 3) of sum(grad * signed_depth) in the points."""
+    *_, height, width = grad.shape
+    gradient = torch.zeros_like(points)
+    for view, image, total in zip(points, grad.flatten(2).to(points.dtype), gradient, strict=True):
+        for chunk in torch.arange(len(faces), device=faces.device).split(max(1, CHUNK // (height * width))):
+            winding, _ = _hits(view, faces[chunk], height, width)
+            _add_gradient(total, winding * image[structure[chunk]], view, faces[chunk], height, width)
+    return gradient
+
+
+def depth_range_gradient(
+    grad: Tensor, hits: Tensor, points: Tensor, faces: Tensor, structure: Tensor
+) -> Tensor:
+    """Gradient (B, V, 3) of sum(grad * depths) in the points; `hits` are those of `depth_range`."""
+    *_, height, width = grad.shape
+    gradient, number = torch.zeros_like(points), torch.arange(len(faces), device=faces.device)
+    for images, hit in zip(grad.flatten(3).to(points.dtype), hits.flatten(3), strict=True):
+        for b in range(len(points)):
+            won = hit[b, structure] == number[:, None]
+            _add_gradient(gradient[b], won * images[b, structure], points[b], faces, height, width)
+    return gradient
+
+
+def _add_gradient(
+    total: Tensor, grad: Tensor, points: Tensor, faces: Tensor, height: int, width: int
+) -> None:
+    """Add sum over pixels of grad (F, H W) times dz/da, and b and c, to the vertices' total (V, 3)."""
+    a, b, c = points[faces].unbind(1)
+    n, q = torch.linalg.cross(b - a, c - a), _pixels(points, height, width)
+    nq = n @ q.T
+    sure = nq.abs() > NEAR_EDGE_ON * (n.abs() @ q.T)
+    moments = torch.where(sure, grad / nq.square(), 0.0) @ q
+    edges = torch.stack([torch.linalg.cross(*e) for e in ((b, c), (c, a), (a, b))], 1)
+    weights = (edges * moments[:, None]).sum(-1, keepdim=True)
+    total.index_add_(0, faces.flatten(), (weights * n[:, None]).flatten(0, 1))
+
+
+def _pixels(points: Tensor, height: int, width: int) -> Tensor:
+    """q = (j, i, 1) of all pixels, (H W, 3)."""
+    i, j = (torch.arange(n, dtype=points.dtype, device=points.device) for n in (height, width))
+    return torch.stack(torch.broadcast_tensors(j, i[:, None], torch.ones_like(j)), -1).view(-1, 3)
 
 
 def _hits(points: Tensor, faces: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Winding number (+1 exit, -1 entry, 0 uncovered) and depth of each face at each pixel, (F, H W)."""
     i = torch.arange(height, dtype=points.dtype, device=points.device)
     j = torch.arange(width, dtype=points.dtype, device=points.device)
-    u, v = (points[:, :2] / points[:, 2:]).detach().unbind(-1)
+    u, v, z = points.detach().unbind(-1)
+    u, v = u * (1 / z), (v * (1 / z) + 1) - 1  # rows differ by 2^-53 or not at all: slopes stay finite
     winding = points.new_zeros(len(faces), height, width)
     for k in range(3):
         ends = faces[:, k], faces[:, (k + 1) % 3]
         low, high = torch.minimum(*ends), torch.maximum(*ends)
         below = [v[end, None] <= i for end in ends]
-        crosses = below[0] != below[1]
-        fraction = (i - v[low, None]) / (v[high] - v[low])[:, None]
-        column = u[low, None] + fraction * (u[high] - u[low])[:, None]
-        direction = torch.where(crosses, torch.where(below[0], -1.0, 1.0), 0.0)
-        winding = winding + direction[:, :, None] * (crosses[:, :, None] & (j >= column[:, :, None]))
+        slope = (u[high] - u[low]) * (1 / (v[high] - v[low]))
+        column = u[low, None] + (i - v[low, None]) * slope[:, None]
+        direction = torch.where(below[0], -1.0, 1.0) * (below[0] != below[1])
+        winding += direction[:, :, None] * (j >= column[:, :, None])
     a, b, c = points[faces].unbind(1)
     n = torch.linalg.cross(b - a, c - a)
-    q = torch.stack(torch.broadcast_tensors(j, i[:, None], torch.ones_like(j)), -1).view(-1, 3)
+    q = _pixels(points, height, width)
     nq, d = n @ q.T, (a * torch.linalg.cross(b, c)).sum(-1, keepdim=True)
     winding = winding.flatten(1)
-    hit = (winding != 0) & (nq != 0)
-    depth = d / torch.where(hit, nq, torch.ones_like(nq))
-    nearest, farthest = points[faces][..., 2].aminmax(dim=1, keepdim=True)
-    return winding, torch.where(hit, depth, 0.0).clamp(nearest.detach(), farthest.detach())
+    sure = (winding != 0) & (nq.abs() > NEAR_EDGE_ON * (n.abs() @ q.T))
+    depth = d / torch.where(sure, nq, 1.0)
+    nearest, farthest = points.detach()[faces][..., 2].aminmax(dim=1, keepdim=True)
+    return winding, torch.where(sure, depth, nearest).clamp(nearest, farthest)

@@ -1,0 +1,108 @@
+"""The mesh kernels as torch operators, one contract for all twins.
+
+A twin is a module with four functions, `signed_depth`, `depth_range` and their gradients. As operators of
+`torch.library` they have fake kernels (shapes without work, for torch.compile), derivatives in the
+points, and float32 under autocast; their input is checked when they run, compiled or not.
+"""
+
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from shapefit.render import _mesh_numba, _mesh_torch
+from shapefit.render._checks import require_renderable
+
+TWINS: dict[str, ModuleType] = {"torch": _mesh_torch, "numba": _mesh_numba}
+
+
+@torch.library.custom_op("shapefit::signed_depth", mutates_args=())
+def signed_depth(
+    points: Tensor,
+    faces: Tensor,
+    structure: Tensor,
+    count: int,
+    height: int,
+    width: int,
+    dtype: torch.dtype,
+    twin: str,
+) -> Tensor:
+    """Depth inside each structure along every pixel's ray: (B, V, 3), (F, 3), (F,) -> (B, S, H, W)."""
+    require_renderable(points, faces, structure, count)
+    return TWINS[twin].signed_depth(points, faces, structure, count, height, width, dtype)
+
+
+@torch.library.custom_op("shapefit::signed_depth_gradient", mutates_args=())
+def signed_depth_gradient(
+    grad: Tensor, points: Tensor, faces: Tensor, structure: Tensor, twin: str
+) -> Tensor:
+    """Gradient (B, V, 3) of sum(grad * signed_depth) in the points."""
+    return TWINS[twin].signed_depth_gradient(grad.contiguous(), points, faces, structure)
+
+
+@torch.library.custom_op("shapefit::depth_range", mutates_args=())
+def depth_range(
+    points: Tensor,
+    faces: Tensor,
+    structure: Tensor,
+    count: int,
+    height: int,
+    width: int,
+    dtype: torch.dtype,
+    twin: str,
+) -> tuple[Tensor, Tensor]:
+    """First entry and last exit (2, B, S, H, W), 0 where a ray misses, and the face of each, else -1."""
+    require_renderable(points, faces, structure, count)
+    return TWINS[twin].depth_range(points, faces, structure, count, height, width, dtype)
+
+
+@torch.library.custom_op("shapefit::depth_range_gradient", mutates_args=())
+def depth_range_gradient(
+    grad: Tensor, hits: Tensor, points: Tensor, faces: Tensor, structure: Tensor, twin: str
+) -> Tensor:
+    """Gradient (B, V, 3) of sum(grad * depths) in the points, given the faces that were hit."""
+    return TWINS[twin].depth_range_gradient(grad.contiguous(), hits, points, faces, structure)
+
+
+@signed_depth.register_fake
+def _(points, faces, structure, count, height, width, dtype, twin):
+    return points.new_empty((len(points), count, height, width), dtype=dtype)
+
+
+@depth_range.register_fake
+def _(points, faces, structure, count, height, width, dtype, twin):
+    shape = (2, len(points), count, height, width)
+    return points.new_empty(shape, dtype=dtype), points.new_empty(shape, dtype=torch.int32)
+
+
+@signed_depth_gradient.register_fake
+def _(grad, points, faces, structure, twin):
+    return torch.empty_like(points)
+
+
+@depth_range_gradient.register_fake
+def _(grad, hits, points, faces, structure, twin):
+    return torch.empty_like(points)
+
+
+def _keep_input(ctx, inputs, output):
+    points, faces, structure, *_, ctx.twin = inputs
+    ctx.save_for_backward(points, faces, structure)
+
+
+def _signed_depth_backward(ctx, grad):
+    return signed_depth_gradient(grad, *ctx.saved_tensors, ctx.twin), *[None] * 7
+
+
+def _keep_input_and_hits(ctx, inputs, output):
+    points, faces, structure, *_, ctx.twin = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(output[1], points, faces, structure)
+
+
+def _depth_range_backward(ctx, grad, _):
+    return depth_range_gradient(grad, *ctx.saved_tensors, ctx.twin), *[None] * 7
+
+
+signed_depth.register_autograd(_signed_depth_backward, setup_context=_keep_input)
+depth_range.register_autograd(_depth_range_backward, setup_context=_keep_input_and_hits)
