@@ -65,10 +65,10 @@ class RepairFindings:
             found.append(f"{len(self.dropped)} piece(s) that enclose nothing left out")
         if not found:
             return []
-        edges = f"repaired ({self.boundary_edges} boundary edges)"
-        change = self.volume[1] - self.volume[0]
+        before, after = self.area
         return [
-            f"{edges}: {', '.join(found)}; the volume changed by {change:+.0f} to {self.volume[1]:.0f} mm^3"
+            f"repaired ({self.boundary_edges} boundary edges): {', '.join(found)}; "
+            f"area {before:.0f} -> {after:.0f} mm^2, volume {self.volume[1]:.0f} mm^3"
         ]
 
 
