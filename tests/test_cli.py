@@ -303,18 +303,10 @@ def test_render_places_a_model_in_a_named_view_and_draws_an_xray(shapefit, model
 
 
 def test_render_draws_xrays_of_chosen_tubes_and_materials(shapefit, model, xray, tmp_path):
+    command = ("render", model, "--camera", xray["camera"], "--picture", "xray", "-o")
+
     def draw(*settings: str) -> np.ndarray:
-        arguments = (
-            "render",
-            model,
-            "--camera",
-            xray["camera"],
-            "-o",
-            tmp_path / "xray.npy",
-            "--picture",
-            "xray",
-        )
-        ended = shapefit(*arguments, "--photons", "0", *settings)
+        ended = shapefit(*command, tmp_path / "xray.npy", "--photons", "0", *settings)
         assert ended.status == 0, ended.err
         return np.load(tmp_path / "xray.npy")
 
@@ -328,17 +320,7 @@ def test_render_draws_xrays_of_chosen_tubes_and_materials(shapefit, model, xray,
         (("--materials", "cheese"), "unknown material 'cheese'"),
         (("--materials", *["bone"] * 7), f"{len(small.LABELS)} structures need as many materials, got 7"),
     ):
-        arguments = (
-            "render",
-            model,
-            "--camera",
-            xray["camera"],
-            "-o",
-            tmp_path / "no.png",
-            "--picture",
-            "xray",
-        )
-        ended = shapefit(*arguments, *settings)
+        ended = shapefit(*command, tmp_path / "no.png", *settings)
         assert ended.status == 2 and said in ended.err
     assert not (tmp_path / "no.png").exists()
 

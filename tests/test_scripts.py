@@ -5,8 +5,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import small
+from PIL import Image
 
 from shapefit.fit.solve import fit_xrays
 from shapefit.image_metrics import mask_dice
@@ -55,7 +57,9 @@ def test_each_study_says_what_it_measures(script, monkeypatch, capsys):
     assert end.value.code == 0 and "usage" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("script", ["fit_shape.py", "train_shape_model.py", "evaluate.py", "demo.py"])
+@pytest.mark.parametrize(
+    "script", ["fit_shape.py", "train_shape_model.py", "evaluate.py", "draw_xray.py", "demo.py"]
+)
 def test_each_script_says_what_it_does_and_fits_one_screen(script, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [script, "--help"])
     with pytest.raises(SystemExit) as end:
@@ -64,6 +68,16 @@ def test_each_script_says_what_it_does_and_fits_one_screen(script, monkeypatch, 
     assert "usage" in capsys.readouterr().out
     length = len((SCRIPTS / script).read_text().splitlines())
     assert length <= (120 if script == "demo.py" else 70)
+
+
+def test_an_xray_is_drawn_of_a_model(run, tmp_path):
+    model = small.write_small_model(tmp_path / "small.h5")
+    out = run(
+        "draw_xray.py", "--model", model, "-o", tmp_path / "xray.png", "--kv", "90", "--view", "lateral"
+    )
+    assert "of the open beam" in out
+    grey = np.array(Image.open(tmp_path / "xray.png"))
+    assert grey.shape == (460, 560) and grey.dtype == np.uint8 and grey.std() > 20
 
 
 def test_a_shape_model_is_trained_from_label_maps(run, tmp_path):
