@@ -35,8 +35,8 @@ ALL = "all"  # the structures together; no structure may be called so
 
 
 def compare(
-    result: Surfaces,
-    reference: Surfaces,
+    result: Surfaces | trimesh.Trimesh,
+    reference: Surfaces | trimesh.Trimesh,
     settings: EvaluateSettings | None = None,
     structures: Sequence[str] | None = None,
     views: Sequence[View] = (),
@@ -44,6 +44,7 @@ def compare(
 ) -> dict:
     """Surface distances and overlaps of a result and its reference, both in world mm.
 
+    Each is {structure: mesh}, or one mesh, which is then the structure "mesh".
     `structures` are those that must be there (all that occur in either, if absent). One that is missing,
     empty, open, inside out or not finite on either side has `{"failed": reason}` instead of figures, and
     so has "all".
@@ -56,6 +57,9 @@ def compare(
     `surface_distance`. "all" takes the structures as one surface: the nearest point may be on any of them.
     """
     settings = settings or EvaluateSettings()
+    result, reference = (
+        {"mesh": side} if isinstance(side, trimesh.Trimesh) else side for side in (result, reference)
+    )
     names = list(structures) if structures is not None else list(dict.fromkeys([*reference, *result]))
     if not names:
         raise ValueError(f"{name}: nothing to compare, neither result nor reference has a structure")

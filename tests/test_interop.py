@@ -10,9 +10,11 @@ import trimesh
 from shapefit import mesh, se3
 from shapefit.camera import Camera, ray_lengths, world_from_view
 from shapefit.interop import accepts_foreign, camera_from_pytorch3d, mesh_arrays, pytorch3d_from_camera
+from shapefit.metrics import compare
 from shapefit.render import render_depths, render_mesh
 from shapefit.render.simulate import simulate_view
 from shapefit.render.xray import shell_and_interior
+from shapefit.settings import EvaluateSettings
 
 CAMERA = Camera(sdd=1020.0, delx=2.1, dely=1.9, x0=7.0, y0=-5.0, height=48, width=64)
 
@@ -123,6 +125,15 @@ def test_points_on_a_trimesh_are_those_on_its_arrays():
     assert np.array_equal(found.distance, mesh.closest_points(torch.tensor(away), *tensors(shape)).distance)
 
 
+def test_two_meshes_are_compared_as_two_sets_of_one():
+    one, other = bone(), bone()
+    other.apply_translation([1.0, 0.0, 0.0])
+    settings = EvaluateSettings(samples=500, voxel=4.0)
+    record = compare(one, other, settings)
+    assert record["metrics"] == compare({"mesh": one}, {"mesh": other}, settings)["metrics"]
+    assert 0.3 < record["metrics"]["absolute"]["mesh"]["assd"] < 1.0
+
+
 def test_what_is_no_mesh_is_an_error_that_says_what_is():
     for wrong in ([bone()], {}, {"cloud": trimesh.PointCloud(np.zeros((3, 3)))}, "bone.ply"):
         with pytest.raises(ValueError, match="expected vertices and faces as arrays, or one trimesh"):
@@ -142,7 +153,7 @@ def test_the_documentation_of_a_function_stays_its_own():
     assert "detector ray" in render_mesh.__doc__ and render_mesh.__name__ == "render_mesh"
 
 
-def test_the_door_can_be_compiled_without_a_break():
+def test_the_door_is_no_break_for_the_compiler():
     @accepts_foreign
     def largest(vertices, faces, camera_from_world, camera):
         return (vertices @ camera_from_world[:, :3, :3].mT).amax(1) * camera.delx
