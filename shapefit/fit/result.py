@@ -42,9 +42,7 @@ def mask_overlap(
     if view.mask is None:
         return None
     camera_from_world = se3.inverse(world_from_camera)[None]
-    paths = render_mesh(
-        vertices[None], model.faces, camera_from_world, view.camera, model.structure
-    )
+    paths = render_mesh(vertices[None], model.faces, camera_from_world, view.camera, model.structure)
     return mask_dice(paths[0] > COVERED, view.mask, model.names, view.valid)
 
 

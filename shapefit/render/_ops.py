@@ -5,15 +5,22 @@ A twin is a module with four functions, `signed_depth`, `depth_range` and their 
 points, and float32 under autocast; their input is checked when they run, compiled or not.
 """
 
+from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from shapefit.render import _mesh_numba, _mesh_torch
 from shapefit.render._checks import require_renderable
 
-TWINS: dict[str, ModuleType] = {"torch": _mesh_torch, "numba": _mesh_numba}
+# Triton comes with PyTorch for CUDA on Linux, and not everywhere else
+TWINS = ("torch", "numba", "triton") if find_spec("triton") else ("torch", "numba")
+
+
+def _twin(name: str) -> ModuleType:
+    """The kernels' module, loaded when it is first asked for."""
+    return import_module(f"shapefit.render._mesh_{name}")
 
 
 @torch.library.custom_op("shapefit::signed_depth", mutates_args=())
@@ -29,7 +36,7 @@ def signed_depth(
 ) -> Tensor:
     """Depth inside each structure along every pixel's ray: (B, V, 3), (F, 3), (F,) -> (B, S, H, W)."""
     require_renderable(points, faces, structure, count)
-    return TWINS[twin].signed_depth(points, faces, structure, count, height, width, dtype)
+    return _twin(twin).signed_depth(points, faces, structure, count, height, width, dtype)
 
 
 @torch.library.custom_op("shapefit::signed_depth_gradient", mutates_args=())
@@ -37,7 +44,7 @@ def signed_depth_gradient(
     grad: Tensor, points: Tensor, faces: Tensor, structure: Tensor, twin: str
 ) -> Tensor:
     """Gradient (B, V, 3) of sum(grad * signed_depth) in the points."""
-    return TWINS[twin].signed_depth_gradient(grad.contiguous(), points, faces, structure)
+    return _twin(twin).signed_depth_gradient(grad.contiguous(), points, faces, structure)
 
 
 @torch.library.custom_op("shapefit::depth_range", mutates_args=())
@@ -53,7 +60,7 @@ def depth_range(
 ) -> tuple[Tensor, Tensor]:
     """First entry and last exit (2, B, S, H, W), 0 where a ray misses, and the face of each, else -1."""
     require_renderable(points, faces, structure, count)
-    return TWINS[twin].depth_range(points, faces, structure, count, height, width, dtype)
+    return _twin(twin).depth_range(points, faces, structure, count, height, width, dtype)
 
 
 @torch.library.custom_op("shapefit::depth_range_gradient", mutates_args=())
@@ -61,7 +68,7 @@ def depth_range_gradient(
     grad: Tensor, hits: Tensor, points: Tensor, faces: Tensor, structure: Tensor, twin: str
 ) -> Tensor:
     """Gradient (B, V, 3) of sum(grad * depths) in the points, given the faces that were hit."""
-    return TWINS[twin].depth_range_gradient(grad.contiguous(), hits, points, faces, structure)
+    return _twin(twin).depth_range_gradient(grad.contiguous(), hits, points, faces, structure)
 
 
 @signed_depth.register_fake

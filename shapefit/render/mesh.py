@@ -66,6 +66,7 @@ def _prepare(vertices, faces, camera_from_world, camera, structure, structures, 
         structures = structures or 1
     elif structures is None:
         structures = int(structure.max()) + 1 if len(structure) else 1
-    points = homogeneous_pixels(camera, camera_from_world.double(), vertices.double())  # autocast spares these
+    # in float64 also because autocast leaves it alone
+    points = homogeneous_pixels(camera, camera_from_world.double(), vertices.double())
     dtype = torch.promote_types(vertices.dtype, torch.float32)
     return (points, faces, structure, structures), dtype, backend
