@@ -56,6 +56,7 @@ def test_a_bone_is_two_materials_that_fill_it():
     assert middle(found["cortical bone"]) == pytest.approx(10, abs=0.1)
     assert torch.allclose(found["cortical bone"] + found["trabecular bone"], whole)
     assert torch.allclose(paths_of([ball(50.0)], [Bone(0.0)])["trabecular bone"], whole)
+    assert torch.allclose(paths_of([ball(50.0)], [Bone(5.0, "iron", "iron")])["iron"], whole)
 
 
 def test_a_bone_thinner_than_its_shells_is_cortex_alone():
@@ -189,3 +190,9 @@ def test_an_unknown_material_or_a_negative_shell_is_refused():
         render_xray(vertices, faces, POSE, CAMERA, structure, ["lead"], Spectrum((60.0,)))
     with pytest.raises(ValueError, match="0 mm thick or more, got -1"):
         Bone(-1.0)
+
+
+def test_an_empty_mesh_is_refused():
+    vertices, faces, structure = scene(ball(10.0))
+    with pytest.raises(ValueError, match="no faces"):
+        render_xray(vertices, faces[:0], POSE, CAMERA, structure[:0], [Bone()], Spectrum((60.0,)))

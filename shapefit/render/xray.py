@@ -43,8 +43,7 @@ def shell_and_interior(
     the two paths is that within the cortex. Where a bone is thinner than two shells the inner surface turns
     inside out and its path is negative. Errors are those of `render_mesh`.
     """
-    structure = _structure(faces, structure)
-    count = int(structure.max()) + 1
+    structure, count = _structures(faces, structure)
     inner = vertices - shell * vertex_normals(vertices, faces)
     both = torch.cat([vertices, inner], 1)
     both_faces = torch.cat([faces, faces + vertices.shape[1]])
@@ -73,8 +72,7 @@ def material_paths(
     Where a bone is thinner than two shells it is cortex alone.
     Errors are those of `render_mesh`; ValueError also for numbers of materials or nestings that do not fit.
     """
-    structure = _structure(faces, structure)
-    count = int(structure.max()) + 1
+    structure, count = _structures(faces, structure)
     within = [-1] * count if within is None else list(within)
     _require_nesting(count, materials, within)
     both, both_faces, channel = _with_inner_surfaces(vertices, faces, structure, materials)
@@ -88,13 +86,11 @@ def material_paths(
             interior = torch.minimum(paths[:, count + s].clamp(min=0), outer[:, s])
             cortex = outer[:, s] - interior
             beyond = (displaced - interior).clamp(min=0)
-            lengths = {
-                material.interior: (interior - displaced).clamp(min=0),
-                material.cortex: (cortex - beyond).clamp(min=0),
-            }
+            lengths = [(material.interior, interior - displaced), (material.cortex, cortex - beyond)]
         else:
-            lengths = {material: (outer[:, s] - displaced).clamp(min=0)}
-        for name, length in lengths.items():
+            lengths = [(material, outer[:, s] - displaced)]
+        for name, length in lengths:
+            length = length.clamp(min=0)
             parts[name] = parts[name] + length if name in parts else length
     return torch.stack(list(parts.values()), 1), list(parts)
 
@@ -125,8 +121,10 @@ def render_xray(
     return picture if photons is None else poisson_noise(picture, photons, generator)
 
 
-def _structure(faces: Tensor, structure: Tensor | None) -> Tensor:
-    return torch.zeros(len(faces), dtype=torch.int64, device=faces.device) if structure is None else structure
+def _structures(faces: Tensor, structure: Tensor | None) -> tuple[Tensor, int]:
+    if structure is None:
+        structure = torch.zeros(len(faces), dtype=torch.int64, device=faces.device)
+    return structure, int(structure.max()) + 1 if len(structure) else 1
 
 
 def _with_inner_surfaces(
