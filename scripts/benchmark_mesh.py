@@ -74,17 +74,17 @@ def draw_scenes(folder: Path, pelvis: Path, quick: bool, slow: bool) -> tuple[di
         asked[name] = {"timed": name in timed, "layers": layers, "without": skipped}
         scene.write(folder / f"{name}.npz")
         if name in timed:
-            print(describe(name, scene, truths[name]), flush=True)
+            print(describe(name, scene, truths[name], 1e6 if quick else 1e7), flush=True)
     asked["box"], truths["box"] = {"timed": False, "layers": 12, "without": []}, (box_image, None, None)
     box.write(folder / "box.npz")
     write_text(folder / "scenes.json", json.dumps({"quick": quick, "scenes": asked}))
     return asked, truths
 
 
-def describe(name: str, scene: scenes.Scene, truth: tuple) -> str:
+def describe(name: str, scene: scenes.Scene, truth: tuple, effort: float) -> str:
     """The scene in a line, and how far its truth lies from the torch reference at every n-th pixel."""
     pixels = scene.camera.height * scene.camera.width
-    step = max(1, int(np.ceil(np.sqrt(len(scene.faces) * pixels / 1e7))))
+    step = max(1, int(np.ceil(np.sqrt(len(scene.faces) * pixels / effort))))
     draw, vertices, _ = mesh_ours.ready(scenes.thinned(scene, step), 1, torch.float64, backend="torch")
     apart = np.abs(draw(vertices)[0, 0].numpy() - truth[0][::step, ::step]).max()
     return (

@@ -60,7 +60,7 @@ def draw_and_differentiate(draw, vertices, weight) -> tuple[torch.Tensor, torch.
 
 
 def timed(f: Callable[[], object], quick: bool = False) -> float:
-    """Median milliseconds of at least 7 calls (3 if one takes over 2 s, 1 if over 10 s) after 2 to warm up."""
+    """Median milliseconds of 7 calls or more (3 if one takes 2 s, 1 if 10 s), after 2 to warm up."""
     spent = []
     for _ in range(2):
         start = time.perf_counter()

@@ -29,7 +29,7 @@ def gvxr(scene: Scene, threads: int, layers: int, filtered: bool = False) -> Pee
     _gvxr_window()
     (g.enableArtefactFilteringOnGPU if filtered else g.disableArtefactFiltering)()
     c, back = scene.camera, np.linalg.inv(scene.pose)
-    middle = back @ [c.x0, c.y0, c.sdd, 1]
+    middle = back @ [-c.x0, -c.y0, c.sdd, 1]
     g.setSourcePosition(*back[:3, 3].tolist(), "mm")
     g.usePointSource()
     g.setMonoChromatic(1.0, "MeV", 1)

@@ -21,8 +21,8 @@ def table(result: dict, asked: dict) -> str:
         "x: times ours (float32). New vertices: taking changed ones before they can be seen, not in the "
         "times before it. Errors in mm against float64 on the same mesh; gradient: |g - exact| / |exact|, of "
         "a smooth weighted sum of the image in the vertices. The sphere's facets themselves are "
-        f"{result['facets']['median']:.2f} mm (median; at most {result['facets']['max']:.1f}) from the chords "
-        "of the ball of 80 mm."
+        f"{result['facets']['median']:.2f} mm (median; at most {result['facets']['max']:.1f}) from the "
+        "chords of the ball of 80 mm."
     )
     parts.append(
         "## Leaks: pixels off by more than 10 mm, and pixels below zero\n\n" + _leak_table(renderers, asked)
@@ -53,7 +53,7 @@ def _aligned(head: list[str], rows: list[list[str]]) -> str:
 def _number(value: float | None, digits: int = 3) -> str:
     if value is None:
         return ""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
+    return f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
 
 
 def _scene_table(renderers: dict, scene: str) -> str:
@@ -68,7 +68,7 @@ def _scene_table(renderers: dict, scene: str) -> str:
             ratio = got[key] / ours[key] if got[key] and ours.get(key) else None
             row += [_number(got[key]), _number(ratio, 2)]
         error = got["errors"]
-        row += [_number(got["place"], 2), _number(error["median"], 1), _number(error["max"], 2)]
+        row += [_number(got["place"], 2), f"{error['median']:.0e}", _number(error["max"], 2)]
         row += [str(error[key]) for key in ("above 0.1 mm", "above 10 mm", "negative")]
         rows.append([*row, f"{error['gradient']:.0e}" if "gradient" in error else ""])
     head = ["", "forward ms", "x", "forward + backward ms", "x", "new vertices ms"]
@@ -129,7 +129,7 @@ def plot(result: dict, scene: str, path: Path) -> None:
         return
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     from shapefit.io.atomic import atomic_path
 
@@ -160,9 +160,10 @@ def plot(result: dict, scene: str, path: Path) -> None:
         (t for r in rows for t in (r["scenes"][scene]["forward"], r["scenes"][scene]["both"]) if t), default=1
     )
     bars.set_xlim(right=most * 3)
+    bars.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     bars.set_xlabel("ms (log scale)")
     bars.set_title(f"Path lengths, {scene} x {scene.split()[-1]} px", loc="left", fontsize=10.5)
-    bars.legend(frameon=False, loc="lower right", fontsize=8.5)
+    bars.legend(frameon=False, loc="upper right", fontsize=8.5)
     axes = right.subplots(1, 3, sharey=True)
     right.suptitle("shapefit: ms against ...", x=0.02, ha="left", fontsize=10.5)
     for panel, (axis, title) in zip(axes, TITLES.items(), strict=True):
@@ -174,6 +175,7 @@ def plot(result: dict, scene: str, path: Path) -> None:
             panel.loglog(n, curve[key], "o-", color=colour, ms=3.5, lw=1.6)
         panel.loglog(n, np.array(n) / n[-1] * curve["both"][-1] * 1.8, ":", color=grey, lw=1)
         panel.set_xlabel(title)
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         panel.xaxis.set_major_locator(LogLocator(numticks=4))
         panel.xaxis.set_minor_formatter(NullFormatter())
         panel.grid(alpha=0.25)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 THREADS_OF = {  # how each is told; all are also held to as many cores, where the system can
     "shapefit": "torch.set_num_threads, numba.set_num_threads",
-    "shapefit64": "as above",
+    "shapefit64": "torch.set_num_threads, numba.set_num_threads",
     "mitsuba": "drjit.set_thread_count",
     "mitsuba_step": "drjit.set_thread_count",
     "gvxr": "LP_NUM_THREADS (llvmpipe)",
