@@ -165,6 +165,25 @@ def test_rows_within_denormal_distances_divide_safely(backend, axis):
     assert torch.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_wall_within_denormal_distances_of_a_pixel_column_has_finite_depths(backend, axis):
+    # edge-on, and 5e-324 to 1e-300 px wide where column (or row) 0 passes it
+    vertices, faces = box(64, 64, 64)
+    x0, y0 = (-10.0, -2.7) if axis == 0 else (-2.7, -10.0)
+    seen_by = Camera(1024.0, 1.0, 1.0, x0, y0, 21, 21)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        moved = vertices + 32
+        wall = moved[:, axis] == 0
+        moved[wall, axis] = torch.from_numpy(rng.choice([0.0, 5e-324, -5e-324, 1e-310, -1e-310, 1e-300], 4))
+        v = moved[None].requires_grad_()
+        image = render_mesh(v, faces, frontal(1024.0), seen_by, backend=backend)
+        first, last = render_depths(v, faces, frontal(1024.0), seen_by, backend=backend)
+        assert image.min() >= 0 and image.max() < 65
+        assert torch.isfinite(torch.autograd.grad((image + first + last).sum(), v)[0]).all()
+
+
 # --- extremes of size -----------------------------------------------------------------------------------
 
 
