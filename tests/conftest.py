@@ -14,6 +14,9 @@ PUBLIC = [
 ]
 install_import_hook(PUBLIC, "beartype.beartype")
 
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # GPU kernels run on the CPU, before Triton is imported
+
 torch.set_num_threads(2)
 
 

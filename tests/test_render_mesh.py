@@ -7,9 +7,7 @@ import trimesh
 
 from shapefit import se3
 from shapefit.camera import Camera, ray_lengths
-from shapefit.render import render_depths, render_mesh
-
-BACKENDS = ["torch", "numba"]
+from tests.twins import BACKENDS, render_depths, render_mesh
 
 
 def mesh_tensors(mesh: trimesh.Trimesh):
@@ -25,12 +23,13 @@ def pose(twist=(0.3, 0.2, 0.1, 3.0, 4.0, 5.0), depth=700.0):
 SPHERE = mesh_tensors(trimesh.creation.icosphere(subdivisions=3, radius=80))
 TORUS = mesh_tensors(trimesh.creation.torus(major_radius=60, minor_radius=20))
 CAMERA = Camera(1020.0, 4.0, 4.0, 0.0, 0.0, 72, 64)
-SHIFTED = Camera(1020.0, 3.0, 4.0, 11.0, -7.0, 50, 90)
+COARSE = Camera(1020.0, 9.0, 8.0, 3.0, -2.0, 31, 34)
+SHIFTED = Camera(1020.0, 7.0, 8.0, 31.0, -17.0, 25, 45)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_sphere_casts_its_chord(backend):
-    vertices, faces = mesh_tensors(trimesh.creation.icosphere(subdivisions=5, radius=80))
+    vertices, faces = mesh_tensors(trimesh.creation.icosphere(subdivisions=4, radius=80))
     camera_from_world = pose((0, 0, 0, 0, 0, 0))
     image = render_mesh(vertices[None], faces, camera_from_world, CAMERA, backend=backend)[0, 0]
     k = CAMERA.intrinsics()
@@ -39,22 +38,23 @@ def test_a_sphere_casts_its_chord(backend):
     ray = ray / ray.norm(dim=-1, keepdim=True)
     miss2 = 700**2 * (1 - ray[..., 2] ** 2)
     chord = 2 * (80**2 - miss2).clamp(min=0).sqrt()
-    assert (image - chord).abs().max() < 2.0  # facets lie inside the sphere, most of all at the rim
+    assert (image - chord).abs().max() < 4.0  # facets lie inside the sphere, most of all at the rim
     centre = miss2 < 60**2
-    assert (image - chord)[centre].abs().max() < 0.15
+    assert (image - chord)[centre].abs().max() < 0.5
     assert image.min() >= 0
 
 
-@pytest.mark.parametrize("camera", [CAMERA, SHIFTED])
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+@pytest.mark.parametrize("camera", [COARSE, SHIFTED])
 @pytest.mark.parametrize("shape", [SPHERE, TORUS])
-def test_backends_agree_in_values_and_gradients(shape, camera):
+def test_a_twin_agrees_with_the_reference_in_values_and_gradients(shape, camera, backend):
     vertices, faces = shape
     results = []
-    for backend in BACKENDS:
+    for name in ("torch", backend):
         v = torch.stack([vertices, 1.1 * vertices]).requires_grad_()
         t = torch.cat([pose(), pose((0.0, 1.2, -0.4, 30.0, -20.0, 10.0))]).requires_grad_()
-        image = render_mesh(v, faces, t, camera, backend=backend)
-        first, last = render_depths(v, faces, t, camera, backend=backend)
+        image = render_mesh(v, faces, t, camera, backend=name)
+        first, last = render_depths(v, faces, t, camera, backend=name)
         weight = torch.linspace(0.1, 1, image.numel(), dtype=torch.float64).view_as(image)
         loss = (image.square() * weight).sum() + (first * weight.sqrt()).sum() + (last * weight).sum()
         results.append((image, first, last, *torch.autograd.grad(loss, (v, t))))
