@@ -111,8 +111,8 @@ def camera_from_pytorch3d(
             "expected PerspectiveCameras or FoVPerspectiveCameras"
         )
     height, width = _image_size(cameras, image_size)
-    # PyTorch3D's matrices act on row vectors from the right
-    projection = cameras.get_projection_transform().get_matrix().mT
+    # PyTorch3D's matrices act on row vectors from the right; float64, so that sdd / (sdd / fx) is fx again
+    projection = cameras.get_projection_transform().get_matrix().mT.double()
     if not torch.equal(projection[1:, :2], projection[:1, :2].expand_as(projection[1:, :2])):
         raise ValueError(
             "the views have different focal lengths or centres; render them one by one: cameras[i]"

@@ -364,8 +364,9 @@ def test_points_project_to_the_same_pixels_in_pytorch3d(pytorch3d, kind):
     for step in steps:
         homogeneous = homogeneous @ step.get_matrix().double()
     there = homogeneous[..., :2] / homogeneous[..., 3:]
-    # our camera holds sdd / f in float32, so f comes back within 1e-7 of itself
-    torch.testing.assert_close(ours + 0.5, there, atol=2e-5, rtol=0)
+    # in screen space it goes to NDC and back by matrices that it rounds to float32
+    tolerance = 2e-5 if kind == "screen" else 1e-6
+    torch.testing.assert_close(ours + 0.5, there, atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -389,7 +390,7 @@ def test_pytorch3d_rasterises_what_is_rendered_here(pytorch3d, kind):
         path = render_mesh(meshes, pose, camera)
     ours = path[:, 0] > 0
     assert 0.1 < float(ours.float().mean()) < 0.9
-    differ = ours != both  # a pixel centre on the outline
+    differ = ours != both  # a pixel centre within rounding of the outline may
     depth = (entry[:, 0] - near).abs()[ours & both].max(), (exit_[:, 0] - far).abs()[ours & both].max()
     length = (path[:, 0] - (far - near) * ray_lengths(camera)).abs()[ours & both].max()
     print(
