@@ -98,7 +98,7 @@ def require_closed(vertices: Shaped[Array, "V 3"], faces: Shaped[Array, "F 3"], 
         count = int((~torch.isfinite(vertices)).any(1).sum())
         raise ValueError(f"{name} has {count} vertices that are not finite")
     if count := boundary_edges(faces):
-        raise ValueError(f"{name} is not closed: {count} boundary edges; repair it")
+        raise ValueError(f"{name} is not closed: {count} boundary edges; see repair_mesh")
     if (inside := float(volume(vertices, faces))) <= 0:
         raise ValueError(f"{name} is inside out (volume {inside:.0f} mm^3): reverse its faces")
 

@@ -196,6 +196,27 @@ def test_a_pelvis_with_damage_is_closed_again(data_dir):
     assert repaired.volume == pytest.approx(shape.volume, rel=2e-3)
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_is_broken_is_closed_or_refused_and_needs_no_second_repair(seed):
+    rng = np.random.default_rng(seed)
+    shape = bone(2) if seed % 2 else trimesh.creation.torus(20, 6, major_sections=24, minor_sections=9)
+    vertices, faces = np.array(shape.vertices), np.array(shape.faces)
+    faces = faces[rng.random(len(faces)) > rng.choice([0.0, 0.02, 0.3])]
+    turned = rng.random(len(faces)) < rng.choice([0.0, 0.3])
+    faces = np.where(turned[:, None], faces[:, ::-1], faces)
+    if rng.random() < 0.3:
+        faces = np.concatenate([faces, rng.integers(len(vertices), size=(3, 3))])  # anything at all
+    if rng.random() < 0.5:
+        vertices, faces = vertices[faces].reshape(-1, 3), np.arange(faces.size).reshape(-1, 3)
+    try:
+        repaired, _ = repair_mesh(vertices, faces, "a.stl", max_hole=15.0)
+    except ValueError as refused:
+        assert "wider than 15 mm" in str(refused) or "one-sided" in str(refused)
+        return
+    require_closed(repaired)
+    assert repair_mesh(repaired)[1].warnings() == []
+
+
 def test_an_edge_of_four_faces_is_no_defect():
     one, two = BOX.copy(), BOX.copy()
     two.apply_translation([20.0, 30.0, 0.0])  # they touch along an upright edge

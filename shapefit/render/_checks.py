@@ -29,7 +29,7 @@ def require_renderable(points: Tensor, faces: Tensor, structure: Tensor, count: 
             if edges := boundary_edges(faces[structure == s]):
                 name = "the mesh" if count == 1 else f"structure {s}"
                 raise ValueError(
-                    f"{name} is not closed: {edges} boundary edges; its X-ray is not defined, repair it"
+                    f"{name} is not closed: {edges} boundary edges; its X-ray is not defined, see repair_mesh"
                 )
     low, high = points.aminmax()
     nearest = points[..., 2].amin()
