@@ -225,9 +225,9 @@ def test_gradcheck_passes_where_no_edge_is_near_a_pixel_centre(backend, seed):
     camera_from_world[0, :3, :3] = torch.from_numpy(Rotation.random(rng=rng).as_matrix())
     image = render_mesh(vertices[None], faces, camera_from_world, seen_by, backend=backend)
     assert (image > 1).sum() >= 3
-    second = vertices * 1.1 + 3.0
-    both = torch.stack([vertices, second]).requires_grad_()
-    poses = camera_from_world.repeat(2, 1, 1).requires_grad_()
+    views = 2 if backend == "numba" else 1  # the others are slow, and checked by parity
+    both = torch.stack([vertices, vertices * 1.1 + 3.0])[:views].requires_grad_()
+    poses = camera_from_world.repeat(views, 1, 1).requires_grad_()
 
     def whole(v, t):
         first, last = render_depths(v, faces, t, seen_by, backend=backend)
