@@ -71,7 +71,7 @@ def test_every_dependency_is_pinned_to_a_version_that_it_allows():
             pinned[name.lower().replace("_", "-")] = version
     wanted = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
     for requirement in wanted:
-        name, lowest = re.fullmatch(r"([a-z0-9-]+)>=([0-9.]+)", requirement).groups()
+        name, lowest = re.match(r"([a-z0-9-]+)>=([0-9.]+)(?:;|$)", requirement).groups()
         numbers = [tuple(map(int, re.findall(r"\d+", v)[:3])) for v in (pinned[name], lowest)]
         assert numbers[0] >= numbers[1], requirement
 

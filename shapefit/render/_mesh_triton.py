@@ -23,7 +23,7 @@ FACES = 256 if INTERPRETED else 8  # faces of a program
 LANES = 8  # rows of a face that are worked on side by side
 VERTICES = 256  # vertices of a program that gathers gradients
 PIXELS = 1024  # pixels of a program that converts images
-PROGRAMS = 2048  # fewer than these, and each takes a band of rows only
+PROGRAMS = 4 if INTERPRETED else 2048  # fewer than these, and each takes a band of rows only
 BITS = 52  # of the fixed point, for the largest depth; the other 11 are room for overlapping parts
 ACCUMULATOR = 1 << 24  # pixels summed at a time
 
@@ -64,8 +64,7 @@ def depth_range(
             bits[0].numel(), naming, FACES, LANES, num_warps=1, enable_fp_fusion=False,
         )  # fmt: skip
     missed = bits[1] == 0
-    hits[:, missed], bits[:, missed] = -1, 0
-    return bits.view(torch.float64).to(dtype), hits
+    return bits.masked_fill_(missed, 0).view(torch.float64).to(dtype), hits.masked_fill_(missed, -1)
 
 
 def signed_depth_gradient(grad: Tensor, points: Tensor, faces: Tensor, structure: Tensor) -> Tensor:
@@ -101,7 +100,7 @@ def _grid(batch, faces, height):
     """Programs: blocks of faces, views, and bands of rows where there are too few blocks."""
     blocks = triton.cdiv(faces, FACES)
     bands = max(1, min(PROGRAMS // (blocks * batch), triton.cdiv(height, LANES)))
-    return blocks, batch, 1 if INTERPRETED else bands
+    return blocks, batch, bands
 
 
 def _corner_sums(grad, hit, scene):
