@@ -89,7 +89,8 @@ def describe(name: str, scene: scenes.Scene, truth: tuple, effort: float) -> str
     apart = np.abs(draw(vertices)[0, 0].numpy() - truth[0][::step, ::step]).max()
     return (
         f"{name}: {len(scene.faces)} faces, {scene.camera.height}^2 pixels of {scene.camera.delx:.3f} mm, at "
-        f"most {truth[1].max()} layers; float64 truth and torch reference {apart:.0e} mm apart"
+        f"most {truth[1].max()} layers ({(truth[1] > 2).mean():.0%} of the pixels have more than 2); float64 "
+        f"truth and torch reference {apart:.0e} mm apart"
     )
 
 

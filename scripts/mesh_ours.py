@@ -11,6 +11,7 @@ from mesh_peers import Peer
 from mesh_scenes import Scene, sphere, thinned, truth
 
 import shapefit as sf
+from shapefit import se3
 
 HBM_AND_FP32 = {"H200": (4.8e12, 67e12)}  # bytes/s and flop/s on NVIDIA's data sheet
 
@@ -41,11 +42,14 @@ def set_threads(threads: int) -> None:
 def ready(
     scene: Scene, batch: int, dtype=torch.float32, device: str = "cpu", backend: str = "auto"
 ) -> tuple[Callable[[torch.Tensor], torch.Tensor], torch.Tensor, torch.Tensor]:
-    """The renderer as a function of the vertices, the vertices (B, V, 3), and the image's weight."""
-    vertices, pose = (
-        torch.from_numpy(array).to(device, dtype).expand(batch, -1, -1).contiguous()
-        for array in (scene.vertices, scene.pose)
-    )
+    """The renderer as a function of the vertices, the vertices (B, V, 3), and the image's weight.
+
+    The first view is the scene's, the others are turned at random.
+    """
+    turns = torch.from_numpy(np.random.default_rng(0).normal(size=(batch, 6)) * [1, 1, 1, 0, 0, 0])
+    turns[0] = 0
+    pose = (torch.from_numpy(scene.pose) @ se3.exp(turns)).to(device, dtype)
+    vertices = torch.from_numpy(scene.vertices).to(device, dtype).expand(batch, -1, -1).contiguous()
     faces = torch.from_numpy(scene.faces).to(device)
     weight = torch.from_numpy(scene.weight()).to(device, dtype)
     return (lambda at: sf.render_mesh(at, faces, pose, scene.camera, backend=backend)), vertices, weight

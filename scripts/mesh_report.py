@@ -18,7 +18,7 @@ def table(result: dict, asked: dict) -> str:
         if about["timed"]:
             parts.append(f"## {scene} px\n\n{_scene_table(renderers, scene)}")
     parts.append(
-        "x: times ours (float32). New vertices: taking changed ones before they can be seen, not in the "
+        "x ours: of the float32 row. New vertices: taking changed ones before they can be seen, not in the "
         "times before it. Errors in mm against float64 on the same mesh; gradient: |g - exact| / |exact|, of "
         "a smooth weighted sum of the image in the vertices. The sphere's facets themselves are "
         f"{result['facets']['median']:.2f} mm (median; at most {result['facets']['max']:.1f}) from the "
@@ -71,9 +71,23 @@ def _scene_table(renderers: dict, scene: str) -> str:
         row += [_number(got["place"], 2), f"{error['median']:.0e}", _number(error["max"], 2)]
         row += [str(error[key]) for key in ("above 0.1 mm", "above 10 mm", "negative")]
         rows.append([*row, f"{error['gradient']:.0e}" if "gradient" in error else ""])
-    head = ["", "forward ms", "x", "forward + backward ms", "x", "new vertices ms"]
+    head = ["", "forward ms", "x ours", "forward + backward ms", "x ours", "new vertices ms"]
     head += ["median error", "max", "> 0.1 mm", "> 10 mm", "negative", "gradient error"]
-    return _aligned(head, rows)
+    return _aligned(head, rows) + "\n\n" + _fastest(renderers, scene, ours)
+
+
+def _fastest(renderers: dict, scene: str, ours: dict) -> str:
+    said = []
+    for key, what in (("forward", "forward"), ("both", "forward + backward")):
+        peers = {
+            record["title"]: record["scenes"][scene][key]
+            for name, record in renderers.items()
+            if not name.startswith(OURS) and record.get("scenes", {}).get(scene, {}).get(key)
+        }
+        if peers and ours.get(key):
+            title = min(peers, key=peers.get)
+            said.append(f"{what} {title}, {peers[title] / ours[key]:.1f} x ours")
+    return f"The fastest peer: {'; '.join(said)}." if said else "No peer."
 
 
 def _leak_table(renderers: dict, asked: dict) -> str:
@@ -129,6 +143,8 @@ def plot(result: dict, scene: str, path: Path) -> None:
         return
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     from shapefit.io.atomic import atomic_path
@@ -146,26 +162,25 @@ def plot(result: dict, scene: str, path: Path) -> None:
             if times[key]:
                 bars.barh(y + shift, times[key], 0.38, color=colour)
                 bars.text(times[key] * 1.12, y + shift, _number(times[key], 2), va="center", fontsize=8.5)
-    for _, colour, label in (
-        ("forward", light, "forward"),
-        ("both", dark, "forward + backward to the vertices"),
-    ):
-        bars.barh(0, 0, color=colour, label=label)
     bars.set_yticks(range(len(rows)), [r["title"] for r in rows])
     for tick, record in zip(bars.get_yticklabels(), rows, strict=True):
         tick.set_fontweight("bold" if record["title"].startswith("shapefit") else "normal")
     bars.invert_yaxis()
     bars.set_xscale("log")
-    most = max(
-        (t for r in rows for t in (r["scenes"][scene]["forward"], r["scenes"][scene]["both"]) if t), default=1
-    )
-    bars.set_xlim(right=most * 3)
+    spent = [t for r in rows for t in (r["scenes"][scene]["forward"], r["scenes"][scene]["both"]) if t]
+    bars.set_xlim(min(spent, default=1) / 3, 2.2 * max(spent, default=1))
     bars.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     bars.set_xlabel("ms (log scale)")
     bars.set_title(f"Path lengths, {scene} x {scene.split()[-1]} px", loc="left", fontsize=10.5)
-    bars.legend(frameon=False, loc="upper right", fontsize=8.5)
     axes = right.subplots(1, 3, sharey=True)
     right.suptitle("shapefit: ms against ...", x=0.02, ha="left", fontsize=10.5)
+    measured = [
+        t
+        for axis in TITLES
+        for key in ("forward", "both")
+        for t in result["scaling"].get(axis, {}).get(key, [])
+    ]
+    axes[0].set_ylim(min(measured, default=1) / 1.5, 1.5 * max(measured, default=1))
     for panel, (axis, title) in zip(axes, TITLES.items(), strict=True):
         curve = result["scaling"].get(axis)
         if not curve:
@@ -173,13 +188,17 @@ def plot(result: dict, scene: str, path: Path) -> None:
         n = np.array(curve["n"])
         for key, colour in (("forward", light), ("both", dark)):
             panel.loglog(n, curve[key], "o-", color=colour, ms=3.5, lw=1.6)
-        panel.loglog(n, np.array(n) / n[-1] * curve["both"][-1] * 1.8, ":", color=grey, lw=1)
+        panel.loglog(n, n / n[-1] * curve["both"][-1], ":", color=grey, lw=1.2)
         panel.set_xlabel(title)
         panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         panel.xaxis.set_major_locator(LogLocator(numticks=4))
         panel.xaxis.set_minor_formatter(NullFormatter())
         panel.grid(alpha=0.25)
-    axes[-1].annotate("linear", (0.5, 0.9), xycoords="axes fraction", color=grey, fontsize=8.5, ha="right")
+    left.legend(
+        [Patch(color=light), Patch(color=dark)], ["forward", "forward + backward to the vertices"],
+        loc="outside lower right", ncols=2, frameon=False, fontsize=9,
+    )  # fmt: skip
+    right.legend([Line2D([], [], ls=":", color=grey)], ["linear"], loc="outside lower right", frameon=False)
     with atomic_path(path) as made:
         figure.savefig(made, dpi=140)
     plt.close(figure)

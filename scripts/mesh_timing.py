@@ -31,8 +31,6 @@ PACKAGES = {
 
 def run(name: str, folder: Path, threads: int) -> None:
     """Every scene: image and gradient kept, times where the scene is one to be timed."""
-    from importlib.metadata import version
-
     import mesh_ours
     import mesh_peers
     import numpy as np
@@ -50,7 +48,7 @@ def run(name: str, folder: Path, threads: int) -> None:
             continue
         scene = read_scene(folder / f"{scene_name}.npz")
         peer = adapter(scene, threads, about["layers"])
-        record["version"] = version(PACKAGES.get(name, name))
+        record["version"] = _version(PACKAGES.get(name, name))
         shape, times = (scene.camera.height, scene.camera.width), {}
         image, gradient = peer.forward(), np.empty(0)
         if about["timed"] and peer.backward:
@@ -62,6 +60,15 @@ def run(name: str, folder: Path, threads: int) -> None:
             times["place"] = mesh_ours.timed(peer.place, quick) if peer.place else 0.0
         record["scenes"][scene_name] = times
         _keep(folder / f"{name}.json", record)
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:  # built in place
+        return sys.modules[package].__version__
 
 
 def _keep(path: Path, record: dict) -> None:
