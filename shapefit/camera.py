@@ -63,14 +63,16 @@ class Camera:
         self, dtype: torch.dtype = torch.float64, device: torch.device | str | None = None
     ) -> Float[Tensor, "3 3"]:
         """K: camera mm to homogeneous pixels (column z, row z, z). Differentiable in tensor fields."""
-        sdd, delx, dely, x0, y0 = (
-            torch.as_tensor(getattr(self, name), dtype=dtype, device=device)
-            for name in ("sdd", "delx", "dely", "x0", "y0")
-        )
-        zero, one = torch.zeros_like(sdd), torch.ones_like(sdd)
+        lengths = (self.sdd, self.delx, self.dely, self.x0, self.y0)
+        free = any(isinstance(length, Tensor) for length in lengths)
+        if free:
+            lengths = tuple(torch.as_tensor(length, dtype=dtype, device=device) for length in lengths)
+        sdd, delx, dely, x0, y0 = lengths
         cx, cy = (self.width - 1) / 2 + x0 / delx, (self.height - 1) / 2 + y0 / dely
-        rows = ((sdd / delx, zero, cx), (zero, sdd / dely, cy), (zero, zero, one))
-        return torch.stack([torch.stack(row) for row in rows])
+        rows = ((sdd / delx, 0.0, cx), (0.0, sdd / dely, cy), (0.0, 0.0, 1.0))
+        if not free:
+            return torch.tensor(rows, dtype=dtype, device=device)
+        return torch.stack([torch.stack([torch.as_tensor(x).to(sdd) for x in row]) for row in rows])
 
     def resized(self, height: int, width: int) -> "Camera":
         """The same detector, sampled by another number of pixels."""
