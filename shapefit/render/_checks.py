@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from numba import njit
+from numba import njit, prange
 from torch import Tensor
 
 from shapefit.mesh import boundary_edges
@@ -68,21 +68,18 @@ def _mixed(x: Tensor) -> Tensor:
     return x ^ (x >> 31)
 
 
-@njit(cache=True)
+@njit(parallel=True, cache=True)
 def _sum_edges(faces, structure):
     total = np.uint64(0)
     first, last, lowest, highest = faces[0, 0], faces[0, 0], structure[0], structure[0]
-    for f in range(len(faces)):
+    for f in prange(len(faces)):
         lowest, highest = min(lowest, structure[f]), max(highest, structure[f])
         for k in range(3):
             a, b = faces[f, k], faces[f, (k + 1) % 3]
             first, last = min(first, a), max(last, a)
             x = (np.uint64(min(a, b)) << np.uint64(32)) + np.uint64(max(a, b))
             x = _scrambled(_scrambled(x) + np.uint64(structure[f]))
-            if a < b:
-                total += x
-            elif b < a:
-                total -= x
+            total += x if a < b else np.uint64(0) - x if b < a else np.uint64(0)
     return total, first, last, lowest, highest
 
 
