@@ -4,6 +4,7 @@ import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from mesh_scenes import Scene, sphere, thinned, truth
 import shapefit as sf
 from shapefit import se3
 
+T = TypeVar("T")
 HBM_AND_FP32 = {"H200": (4.8e12, 67e12)}  # bytes/s and flop/s on NVIDIA's data sheet
 
 
@@ -63,24 +65,22 @@ def draw_and_differentiate(draw, vertices, weight) -> tuple[torch.Tensor, torch.
     return image.detach(), at.grad
 
 
-def timed(f: Callable[[], object], quick: bool = False) -> float:
-    """Median milliseconds of 7 calls or more (3 if one takes 2 s, 1 if 10 s), after 2 to warm up."""
-    spent = []
-    for _ in range(2):
+def timed(f: Callable[[], T], quick: bool = False) -> tuple[float, T]:
+    """Median milliseconds of a call and what it returned: 7 to 50 calls after 2 to warm up.
+
+    Slow ones are called less: 5 times over 0.4 s, 3 times over 1 s, and once in all over 8 s.
+    """
+    spent, wanted = [], 3
+    while len(spent) < wanted:
         start = time.perf_counter()
-        f()
+        result = f()
         spent.append(time.perf_counter() - start)
-        if spent[-1] > 10:
-            return 1000 * spent[-1]
-    if quick:
-        return 1000 * spent[-1]
-    repeats = 3 if spent[-1] > 2 else int(np.clip(1.5 / spent[-1], 7, 50))
-    spent = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        f()
-        spent.append(time.perf_counter() - start)
-    return 1000 * float(np.median(spent))
+        if spent[-1] > 8:
+            return 1000 * spent[-1], result
+        if len(spent) == 2 and not quick:
+            fewest = 7 if spent[-1] < 0.4 else 5 if spent[-1] < 1 else 3
+            wanted = 2 + max(fewest, min(50, int(1.5 / spent[-1])))
+    return 1000 * float(np.median(spent[2:])), result
 
 
 def scaling(threads: int, quick: bool) -> dict:
@@ -100,8 +100,8 @@ def scaling(threads: int, quick: bool) -> dict:
         rows = []
         for number, scene, batch in points:
             draw, vertices, weight = ready(scene, batch)
-            forward = timed(lambda draw=draw, vertices=vertices: draw(vertices), quick)
-            both = timed(lambda draw=draw, v=vertices, w=weight: draw_and_differentiate(draw, v, w), quick)
+            forward, _ = timed(lambda draw=draw, vertices=vertices: draw(vertices), quick)
+            both, _ = timed(lambda draw=draw, v=vertices, w=weight: draw_and_differentiate(draw, v, w), quick)
             rows.append((number, forward, both))
         n, *times = np.array(rows).T
         upper = slice(len(n) // 2, None) if len(n) > 3 else slice(None)

@@ -50,14 +50,17 @@ def run(name: str, folder: Path, threads: int) -> None:
         peer = adapter(scene, threads, about["layers"])
         record["version"] = _version(PACKAGES.get(name, name))
         shape, times = (scene.camera.height, scene.camera.width), {}
-        image, gradient = peer.forward(), np.empty(0)
-        if about["timed"] and peer.backward:
-            gradient = peer.backward()[1]
-        np.savez(folder / f"{name}-{scene_name}.npz", image=image.reshape(shape), gradient=gradient)
+        gradient = np.empty(0)
         if about["timed"]:
-            times["forward"] = mesh_ours.timed(peer.forward, quick)
-            times["both"] = mesh_ours.timed(peer.backward, quick) if peer.backward else None
-            times["place"] = mesh_ours.timed(peer.place, quick) if peer.place else 0.0
+            times["forward"], image = mesh_ours.timed(peer.forward, quick)
+            times["both"] = times["place"] = None
+            if peer.backward:
+                times["both"], (_, gradient) = mesh_ours.timed(peer.backward, quick)
+            if peer.place:
+                times["place"], _ = mesh_ours.timed(peer.place, quick)
+        else:
+            image = peer.forward()
+        np.savez(folder / f"{name}-{scene_name}.npz", image=image.reshape(shape), gradient=gradient)
         record["scenes"][scene_name] = times
         _keep(folder / f"{name}.json", record)
 
