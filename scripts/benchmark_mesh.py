@@ -9,6 +9,8 @@ the same float32 mesh, source and rays. Times are medians after two calls to war
 path lengths in mm in host memory; forward and backward, that and the gradient of a smooth weighted sum of
 it in the vertices. What changed vertices cost before they can be seen (an accelerating structure) is timed
 apart. Errors are against float64 (`mesh_scenes.truth`, itself compared with the torch reference here).
+Times want a machine at rest: OpenMP threads that spin for work lose whole time slices to other processes
+(OMP_WAIT_POLICY=passive is kinder on a busy one; it is passed on, and printed).
 """
 
 import importlib.util
@@ -145,9 +147,11 @@ def machine(threads: int) -> str:
     info = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
     cpu = found[1] if found else platform.processor() or platform.machine()
+    policy = os.environ.get("OMP_WAIT_POLICY")
     return (
         f"{date.today()}, {cpu}, {os.cpu_count()} cores, {threads} threads each; Python "
         f"{platform.python_version()}, torch {torch.__version__}, {platform.system()}"
+        + (f", OMP_WAIT_POLICY={policy}" if policy else "")
     )
 
 
