@@ -12,7 +12,7 @@ import trimesh
 
 from shapefit import render
 from shapefit.camera import Camera
-from shapefit.render import _mesh_torch, _ops
+from shapefit.render import _ops
 from tests.test_render_mesh import COARSE, SPHERE, mesh_tensors, pose
 from tests.twins import BACKENDS, NO_TRITON
 
@@ -53,22 +53,6 @@ def test_derivatives_pass_gradcheck(backend):
     settings = {"eps": 1e-3, "atol": 1e-5, "rtol": 1e-4, "fast_mode": backend == "triton"}
     assert torch.autograd.gradcheck(path, points, **settings)
     assert torch.autograd.gradcheck(first_and_last, points, **settings)
-
-
-def test_the_written_gradient_is_the_derivative_of_the_reference():
-    points, faces, structure = scene(SPHERE, COARSE)
-    points.requires_grad_()
-    size = (1, COARSE.height, COARSE.width, torch.float64)
-    image = _mesh_torch.signed_depth(points, faces, structure, *size)
-    depths, hits = _mesh_torch.depth_range(points, faces, structure, *size)
-    generator = torch.Generator().manual_seed(0)
-    for value, written in (
-        (image, lambda g: _mesh_torch.signed_depth_gradient(g, points.detach(), faces, structure)),
-        (depths, lambda g: _mesh_torch.depth_range_gradient(g, hits, points.detach(), faces, structure)),
-    ):
-        grad = torch.rand(value.shape, generator=generator, dtype=torch.float64)
-        (derived,) = torch.autograd.grad(value, points, grad)
-        assert (derived - written(grad)).abs().max() <= 1e-9 * derived.abs().max()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -152,7 +136,7 @@ for name, types, constants in (
     ("extreme_depths", ["*fp64", "*i64", "*i64", "*i64", "*i32", *ints, i], dict(NAMING=False, **block)),
     ("extreme_depths", ["*fp64", "*i64", "*i64", "*i64", "*i32", *ints, i], dict(NAMING=True, **block)),
     ("sum_corners", ["*fp64", "*fp64", "*i64", "*i64", "*fp32", "*i32", "*fp64", *ints],
-     dict(HITS=True, NEAR_EDGE_ON=1e-9, **block)),
+     dict(HITS=True, NEAR_EDGE_ON=1e-9, UNDERFLOW=1e-150, **block)),
     ("gather_corners", ["*fp64", "*fp64", "*i64", "*i64", "*i64", "*fp64", i, i], dict(VERTICES=256)),
 ):
     kernel = getattr(kernels, name)

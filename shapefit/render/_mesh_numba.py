@@ -11,7 +11,7 @@ import torch
 from numba import get_num_threads, njit, prange
 from torch import Tensor
 
-from shapefit.render._mesh_torch import NEAR_EDGE_ON
+from shapefit.render._mesh_torch import NEAR_EDGE_ON, UNDERFLOW
 
 
 def signed_depth(
@@ -82,13 +82,13 @@ def _parts(batch):
 def _screen(points):
     """(u z, v z, z) -> (u, v, 1/z), all linear across a face's image.
 
-    Rows are rounded to 2^-53: no two differ by less, so that the slopes of edges stay finite.
+    Both are rounded to 2^-53: no two differ by less, so that slopes stay finite.
     """
     screen = np.empty_like(points)
     for b in prange(len(points)):
         for k in range(points.shape[1]):
             inverse = 1.0 / points[b, k, 2]
-            screen[b, k, 0] = points[b, k, 0] * inverse
+            screen[b, k, 0] = (points[b, k, 0] * inverse + 1.0) - 1.0
             screen[b, k, 1] = (points[b, k, 1] * inverse + 1.0) - 1.0
             screen[b, k, 2] = inverse
     return screen
@@ -263,7 +263,7 @@ def _corner_part(points, screen, faces, structure, grad, hit, b, corners, first_
         for m in range(_spans(screen, faces, f, within, width, pixels, lines)):
             i, end, sign = pixels[m, 0], pixels[m, 2], lines[m, 0]
             constant = n[1] * i + n[2]
-            least = NEAR_EDGE_ON * (abs(n[0]) * end + abs(n[1]) * i + abs(n[2]))
+            least = NEAR_EDGE_ON * (abs(n[0]) * end + abs(n[1]) * i + abs(n[2])) + UNDERFLOW
             total, moment = 0.0, 0.0
             for j in range(pixels[m, 1], end):
                 if hit is not None and hit[b, s, i, j] != f:

@@ -6,6 +6,9 @@ the pixel centre q = (j, i, 1), with n = (b - a) x (c - a) and D = a . (b x c):
     depth of the hit    z = D / (n . q)
     path through a closed mesh = sum of sign(D) z over the covering faces (exits less entries)
 
+1/z is linear over the face's image. It is interpolated between the two places where the face's edges
+cross row i, which stays within the face's depths however grazing the ray.
+
 Coverage is the winding number of the projected triangle about q: an edge that crosses row i (one end
 at v <= i, the other beyond) at column t adds its direction, up (+1) or down (-1), to every pixel j >= t.
 Both faces of an edge evaluate t from the same end, so they agree to the bit and the winding numbers of a
@@ -21,6 +24,7 @@ from torch import Tensor
 
 CHUNK = 1 << 22  # face-pixels at a time
 NEAR_EDGE_ON = 1e-9  # of the terms of n . q: below it, n . q is rounding, and the gradient is left out
+UNDERFLOW = 1e-150  # so is anything whose square is no number
 
 
 def signed_depth(
@@ -87,7 +91,7 @@ def _add_gradient(
     a, b, c = points[faces].unbind(1)
     n, q = torch.linalg.cross(b - a, c - a), _pixels(points, height, width)
     nq = n @ q.T
-    sure = nq.abs() > NEAR_EDGE_ON * (n.abs() @ q.T)
+    sure = nq.abs() > NEAR_EDGE_ON * (n.abs() @ q.T) + UNDERFLOW
     moments = torch.where(sure, grad / nq.square(), 0.0) @ q
     edges = torch.stack([torch.linalg.cross(*e) for e in ((b, c), (c, a), (a, b))], 1)
     weights = (edges * moments[:, None]).sum(-1, keepdim=True)
@@ -102,25 +106,22 @@ def _pixels(points: Tensor, height: int, width: int) -> Tensor:
 
 def _hits(points: Tensor, faces: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Winding number (+1 exit, -1 entry, 0 uncovered) and depth of each face at each pixel, (F, H W)."""
-    i = torch.arange(height, dtype=points.dtype, device=points.device)
+    i = torch.arange(height, dtype=points.dtype, device=points.device)[None, :]
     j = torch.arange(width, dtype=points.dtype, device=points.device)
-    u, v, z = points.detach().unbind(-1)
-    u, v = u * (1 / z), (v * (1 / z) + 1) - 1  # rows differ by 2^-53 or not at all: slopes stay finite
-    winding = points.new_zeros(len(faces), height, width)
+    iz = 1 / points[:, 2]
+    u, v = ((points[:, k] * iz + 1) - 1 for k in (0, 1))  # no finer than 2^-53: slopes stay finite
+    # (column, 1/z) where the face's edges cross the rows, upwards and downwards; nowhere: both at 0
+    up, down = points.new_zeros(2, 2, len(faces), height)
     for k in range(3):
-        ends = faces[:, k], faces[:, (k + 1) % 3]
-        low, high = torch.minimum(*ends), torch.maximum(*ends)
-        below = [v[end, None] <= i for end in ends]
-        slope = (u[high] - u[low]) * (1 / (v[high] - v[low]))
-        column = u[low, None] + (i - v[low, None]) * slope[:, None]
-        direction = torch.where(below[0], -1.0, 1.0) * (below[0] != below[1])
-        winding += direction[:, :, None] * (j >= column[:, :, None])
-    a, b, c = points[faces].unbind(1)
-    n = torch.linalg.cross(b - a, c - a)
-    q = _pixels(points, height, width)
-    nq, d = n @ q.T, (a * torch.linalg.cross(b, c)).sum(-1, keepdim=True)
-    winding = winding.flatten(1)
-    sure = (winding != 0) & (nq.abs() > NEAR_EDGE_ON * (n.abs() @ q.T))
-    depth = d / torch.where(sure, nq, 1.0)
-    nearest, farthest = points.detach()[faces][..., 2].aminmax(dim=1, keepdim=True)
-    return winding, torch.where(sure, depth, nearest).clamp(nearest, farthest)
+        start, end = faces[:, k, None], faces[:, (k + 1) % 3, None]
+        low, high = torch.minimum(start, end), torch.maximum(start, end)
+        rise = 1 / (v[high] - v[low])
+        at = torch.stack([x[low] + (i - v[low]) * ((x[high] - x[low]) * rise) for x in (u, iz)])
+        up = torch.where((v[start] > i) & (v[end] <= i), at, up)
+        down = torch.where((v[start] <= i) & (v[end] > i), at, down)
+    winding = (j >= up[0, ..., None]).to(points.dtype) - (j >= down[0, ..., None]).to(points.dtype)
+    swapped = down[0] < up[0]
+    left, right = torch.where(swapped, down, up), torch.where(swapped, up, down)
+    slope = (right[1] - left[1]) / (right[0] - left[0])
+    depth = 1 / (left[1, ..., None] + slope[..., None] * (j - left[0, ..., None]))
+    return winding.flatten(1), torch.where(winding != 0, depth, 0.0).flatten(1)

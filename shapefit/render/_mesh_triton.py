@@ -16,7 +16,7 @@ import triton
 from torch import Tensor
 
 from shapefit.render import _mesh_triton_kernels as kernels
-from shapefit.render._mesh_torch import NEAR_EDGE_ON
+from shapefit.render._mesh_torch import NEAR_EDGE_ON, UNDERFLOW
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 FACES = 256 if INTERPRETED else 8  # faces of a program
@@ -90,10 +90,12 @@ def _scene(points, faces, structure):
 
 
 def _screen(points):
-    """(u z, v z, z) -> (u, v, 1/z); rows differ by 2^-53 or not at all, so the slopes of edges are finite."""
+    """(u z, v z, z) -> (u, v, 1/z), all linear across a face's image.
+
+    Both are rounded to 2^-53: no two differ by less, so that slopes stay finite.
+    """
     inverse = 1 / points[..., 2:]
-    uv = points[..., :2] * inverse
-    return torch.cat([uv[..., :1], (uv[..., 1:] + 1) - 1, inverse], -1)
+    return torch.cat([(points[..., :2] * inverse + 1) - 1, inverse], -1)
 
 
 def _grid(batch, faces, height):
@@ -112,7 +114,7 @@ def _corner_sums(grad, hit, scene):
     kernels.sum_corners[grid](
         points, _screen(points), faces, structure, grad, grad if hit is None else hit.contiguous(), corners,
         points.shape[1], len(faces), count, height, width,
-        hit is not None, NEAR_EDGE_ON, FACES, LANES, num_warps=1, enable_fp_fusion=False,
+        hit is not None, NEAR_EDGE_ON, UNDERFLOW, FACES, LANES, num_warps=1, enable_fp_fusion=False,
     )  # fmt: skip
     return corners[0] if grid[2] == 1 else corners.sum(0)
 

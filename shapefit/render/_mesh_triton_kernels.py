@@ -160,7 +160,8 @@ def _normals(p):
 @triton.jit
 def sum_corners(
     points, screen, faces, structure, grad, hits, corners, vertices, count, structures, height, width,
-    HITS: tl.constexpr, NEAR_EDGE_ON: tl.constexpr, FACES: tl.constexpr, LANES: tl.constexpr,
+    HITS: tl.constexpr, NEAR_EDGE_ON: tl.constexpr, UNDERFLOW: tl.constexpr,
+    FACES: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """Sum of g w_k / (n . q)^2 over the pixels q of each face, for its three corners k.
 
@@ -188,7 +189,7 @@ def sum_corners(
             else:
                 g *= sign
             nq = n0 * j + n1 * i + n2
-            sure = tl.abs(nq) > NEAR_EDGE_ON * (tl.abs(n0) * j + tl.abs(n1) * i + tl.abs(n2))
+            sure = tl.abs(nq) > NEAR_EDGE_ON * (tl.abs(n0) * j + tl.abs(n1) * i + tl.abs(n2)) + UNDERFLOW
             share = tl.where(sure, g / tl.where(sure, nq * nq, 1.0), 0.0)
             one += share
             row_moment += share * i
