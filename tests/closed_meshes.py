@@ -10,9 +10,12 @@ from scipy.spatial.transform import Rotation
 
 from shapefit import se3
 from shapefit.camera import Camera
+from shapefit.render._ops import TWINS
 
 # Side in pixels of the images that a backend is asked for, and how many seeds of each kind of mesh it sees.
 BACKENDS = {"torch": (20, 2), "numba": (32, 5)}
+if "triton" in TWINS and not torch.cuda.is_available():  # interpreted, and slow
+    BACKENDS["triton"] = (8, 1)
 # Some 20 to 1,500 faces each, within about 120 mm of the origin.
 KINDS = (
     "tetrahedron", "box", "sphere", "dented sphere", "torus", "bumpy torus", "union", "difference",

@@ -25,7 +25,7 @@ TYPICAL = {
 STEP = 2e-6  # of a parameter's unit: rounding of F / STEP stays below 1e-5 of a gradient, kinks are rare
 # units: rad / 100, mm; sdd 10 mm, pixel 0.01 mm, principal point mm: each moves the image by about a mm
 UNITS = torch.tensor([0.01, 0.01, 0.01, 1.0, 1.0, 1.0, 10.0, 0.01, 0.01, 1.0, 1.0], dtype=torch.float64)
-SIZES = {"torch": (14, 16), "numba": (60, 66)}
+SIZES = {"torch": (14, 16), "numba": (60, 66), "triton": (5, 6)}
 CASES = [(b, kind) for b in BACKENDS for kind in KINDS if b == "numba" or kind == "box"]
 
 
