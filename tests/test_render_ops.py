@@ -11,7 +11,7 @@ import torch
 import trimesh
 
 from shapefit import render
-from shapefit.camera import Camera
+from shapefit.camera import Camera, ray_lengths
 from shapefit.render import _ops
 from tests.test_render_mesh import COARSE, SPHERE, mesh_tensors, pose
 from tests.twins import BACKENDS, NO_TRITON
@@ -40,28 +40,28 @@ def scene(shape=CUBE, camera=TINY):
 def test_derivatives_pass_gradcheck(backend):
     points, faces, structure = scene()
     size = (1, TINY.height, TINY.width, torch.float64, backend)
-    points = points[:1].clone().requires_grad_()
+    points, lengths = points[:1].clone().requires_grad_(), ray_lengths(TINY).requires_grad_()
 
-    def path(p):
-        return _ops.signed_depth(p, faces, structure, *size)
+    def path(p, q):
+        return _ops.signed_depth(p, faces, structure, q, 1, backend)
 
     def first_and_last(p):
         return _ops.depth_range(p, faces, structure, *size)[0]
 
-    assert (path(points) > 0).sum() > 10
+    assert (path(points, lengths) > 0).sum() > 10
     # the fixed point of the GPU resolves 1e-13 mm
     settings = {"eps": 1e-3, "atol": 1e-5, "rtol": 1e-4, "fast_mode": backend == "triton"}
-    assert torch.autograd.gradcheck(path, points, **settings)
+    assert torch.autograd.gradcheck(path, (points, lengths), **settings)
     assert torch.autograd.gradcheck(first_and_last, points, **settings)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_operators_are_registered_as_torch_expects(backend):
-    points, faces, structure = scene()
-    points.requires_grad_()
-    for op in (_ops.signed_depth, _ops.depth_range):
-        arguments = (points, faces, structure, 1, TINY.height, TINY.width, torch.float64, backend)
-        torch.library.opcheck(op, arguments)
+    points, *rest = scene()
+    given = (points.requires_grad_(), *rest)
+    torch.library.opcheck(_ops.signed_depth, (*given, ray_lengths(TINY), 1, backend))
+    size = (1, TINY.height, TINY.width, torch.float64)
+    torch.library.opcheck(_ops.depth_range, (*given, *size, backend))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -132,11 +132,11 @@ i = "i32"
 ints, block = [i] * 5, dict(FACES=8, LANES=8)
 for name, types, constants in (
     ("sum_depths", ["*fp64", "*i64", "*i64", "*fp64", "*i64", *ints], block),
-    ("from_fixed", ["*i64", "*fp64", "*fp32", i], dict(PIXELS=1024)),
+    ("from_fixed", ["*i64", "*fp64", "*fp32", "*fp32", i, i], dict(PIXELS=1024)),
     ("extreme_depths", ["*fp64", "*i64", "*i64", "*i64", "*i32", *ints, i], dict(NAMING=False, **block)),
     ("extreme_depths", ["*fp64", "*i64", "*i64", "*i64", "*i32", *ints, i], dict(NAMING=True, **block)),
-    ("sum_corners", ["*fp64", "*fp64", "*i64", "*i64", "*fp32", "*i32", "*fp64", *ints],
-     dict(HITS=True, NEAR_EDGE_ON=1e-9, UNDERFLOW=1e-150, **block)),
+    ("sum_corners", ["*fp64", "*fp64", "*i64", "*i64", "*fp32", "*fp32", "*i32", "*fp64", *ints],
+     dict(HITS=False, NEAR_EDGE_ON=1e-9, UNDERFLOW=1e-150, **block)),
     ("gather_corners", ["*fp64", "*fp64", "*i64", "*i64", "*i64", "*fp64", i, i], dict(VERTICES=256)),
 ):
     kernel = getattr(kernels, name)

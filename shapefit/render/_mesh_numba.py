@@ -1,9 +1,8 @@
 """The mesh kernels on the CPU: the formulas of `_mesh_torch`, one row of one face at a time.
 
-A face's corners are sorted by row. Its long edge and one of the two short ones bound the pixels of a
-row, and 1/z is linear between them, so the inner loop has no test in it. Bands of rows are shared out
-between threads for the image, faces for the gradient: every sum has one order, and the result the
-same bits for every number of threads.
+A face's corners are sorted by row. Its long edge and one of the short ones bound the pixels of a row, and
+1/z is linear between them, so the inner loop has no test in it. Threads share out bands of rows for the
+image, faces for the gradient: every sum has one order, and the result the same bits for any of them.
 """
 
 import numpy as np
@@ -14,15 +13,15 @@ from torch import Tensor
 from shapefit.render._mesh_torch import NEAR_EDGE_ON, UNDERFLOW
 
 
-def signed_depth(
-    points: Tensor, faces: Tensor, structure: Tensor, count: int, height: int, width: int, dtype: torch.dtype
-) -> Tensor:
-    """Depth inside each structure along every pixel's ray: (B, V, 3), (F, 3), (F,) -> (B, S, H, W)."""
-    p, f, s = _arrays(points, faces, structure)
-    image = torch.zeros(len(p), count, height, width, dtype=dtype)
-    screen = _screen(p)
-    _sum_depths(screen, f, s, _rows(screen, f, height, width), image.numpy(), _bands(len(p), height))
-    return image
+def signed_depth(points: Tensor, faces: Tensor, structure: Tensor, count: int, lengths: Tensor) -> Tensor:
+    """Depth inside each structure along every pixel's ray, times the pixel's length: (B, S, H, W)."""
+    p, f, s, scale = _arrays(points, faces, structure, lengths)
+    image = np.empty((len(p), count, *scale.shape), scale.dtype)
+    for views in _groups(len(p)):
+        screen = _screen(p[views])
+        rows, bands = _rows(screen, f, *scale.shape), _bands(len(screen))
+        _sum_depths(screen, f, s, rows, scale, image[views], bands)
+    return torch.from_numpy(image)
 
 
 def depth_range(
@@ -32,58 +31,56 @@ def depth_range(
     p, f, s = _arrays(points, faces, structure)
     depths = torch.zeros(2, len(p), count, height, width, dtype=dtype)
     hits = torch.full_like(depths, -1, dtype=torch.int32)
-    screen = _screen(p)
-    rows, bands = _rows(screen, f, height, width), _bands(len(p), height)
-    _nearest_and_farthest(screen, f, s, rows, depths.numpy(), hits.numpy(), bands)
+    for views in _groups(len(p)):
+        screen = _screen(p[views])
+        rows, bands = _rows(screen, f, height, width), _bands(len(screen))
+        _nearest_and_farthest(screen, f, s, rows, depths.numpy(), hits.numpy(), views.start, bands)
     return depths, hits
 
 
-def signed_depth_gradient(grad: Tensor, points: Tensor, faces: Tensor, structure: Tensor) -> Tensor:
+def signed_depth_gradient(
+    grad: Tensor, points: Tensor, faces: Tensor, structure: Tensor, lengths: Tensor
+) -> Tensor:
     """Gradient (B, V, 3) of sum(grad * signed_depth) in the points."""
-    p, f, s = _arrays(points, faces, structure)
-    corners = np.zeros((len(p), len(f), 3))
-    _add_corners(p, _screen(p), f, s, grad.numpy(), None, corners, _parts(len(p)))
-    return torch.from_numpy(_to_vertices(corners, p, f))
+    p, f, s, g, scale = _arrays(points, faces, structure, grad, lengths)
+    gradient = np.zeros_like(p)
+    for views in _groups(len(p)):
+        _add_gradient(p[views], _screen(p[views]), f, s, g[views], scale, None, gradient[views])
+    return torch.from_numpy(gradient)
 
 
 def depth_range_gradient(
     grad: Tensor, hits: Tensor, points: Tensor, faces: Tensor, structure: Tensor
 ) -> Tensor:
     """Gradient (B, V, 3) of sum(grad * depths) in the points; `hits` are those of `depth_range`."""
-    p, f, s = _arrays(points, faces, structure)
-    corners, screen = np.zeros((len(p), len(f), 3)), _screen(p)
-    for g, hit in zip(grad.numpy(), hits.numpy(), strict=True):
-        _add_corners(p, screen, f, s, g, hit, corners, _parts(len(p)))
-    return torch.from_numpy(_to_vertices(corners, p, f))
+    p, f, s, g, won = _arrays(points, faces, structure, grad, hits)
+    gradient = np.zeros_like(p)
+    for views in _groups(len(p)):
+        screen = _screen(p[views])
+        for k in range(2):
+            _add_gradient(p[views], screen, f, s, g[k, views], None, won[k, views], gradient[views])
+    return torch.from_numpy(gradient)
 
 
-def _arrays(points, faces, structure):
-    return (
-        np.ascontiguousarray(points.detach().numpy(), np.float64),
-        np.ascontiguousarray(faces.numpy(), np.int64),
-        np.ascontiguousarray(structure.numpy(), np.int64),
-    )
+def _arrays(*tensors):
+    return [np.ascontiguousarray(tensor.detach().numpy()) for tensor in tensors]
 
 
-def _bands(batch, height):
+def _groups(batch):
+    """Views that are worked on at a time: what is kept of them does not grow with the batch."""
+    size = 4 * get_num_threads()
+    return [slice(b, b + size) for b in range(0, batch, size)]
+
+
+def _bands(batch):
     """Bands of rows per view, in an order that gives each thread bands from all over the image."""
     threads = get_num_threads()
-    if batch >= 4 * threads or height < 2 * threads:
-        return np.zeros(1, np.int64)
-    return np.arange(2 * threads).reshape(2, threads).T.ravel()
-
-
-def _parts(batch):
-    """Parts of the list of faces per view: enough work items for every thread, and no more."""
-    return max(1, -(-4 * get_num_threads() // batch))
+    return np.zeros(1, np.int64) if batch >= 4 * threads else np.arange(2 * threads).reshape(2, -1).T.ravel()
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
 def _screen(points):
-    """(u z, v z, z) -> (u, v, 1/z), all linear across a face's image.
-
-    Both are rounded to 2^-53: no two differ by less, so that slopes stay finite.
-    """
+    """(u z, v z, z) -> (u, v, 1/z); u and v are no finer than 2^-53, so that slopes stay finite."""
     screen = np.empty_like(points)
     for b in prange(len(points)):
         for k in range(points.shape[1]):
@@ -173,16 +170,17 @@ def _spans(screen, faces, f, rows, width, pixels, lines):
 
 
 @njit(parallel=True, cache=True)
-def _sum_depths(screen, faces, structure, rows, image, bands):
+def _sum_depths(screen, faces, structure, rows, lengths, image, bands):
     for job in prange(len(image) * len(bands)):
         b, band, height = job // len(bands), bands[job % len(bands)], image.shape[2]
         begin_row, end_row = height * band // len(bands), height * (band + 1) // len(bands)
-        _sum_band(screen[b], faces, structure, rows[b], image[b], begin_row, end_row)
+        _sum_band(screen[b], faces, structure, rows[b], lengths, image[b], begin_row, end_row)
 
 
 @njit(error_model="numpy")
-def _sum_band(screen, faces, structure, rows, image, first_row, last_row):
+def _sum_band(screen, faces, structure, rows, lengths, image, first_row, last_row):
     pixels, lines = np.empty((last_row - first_row, 3), np.int64), np.empty((last_row - first_row, 4))
+    image[:, first_row:last_row] = 0
     for f in range(len(faces)):
         within = max(rows[f, 0], first_row), min(rows[f, 1], last_row)
         if within[0] >= within[1]:
@@ -192,14 +190,17 @@ def _sum_band(screen, faces, structure, rows, image, first_row, last_row):
             i, sign, u0, iz, slope = pixels[n, 0], lines[n, 0], lines[n, 1], lines[n, 2], lines[n, 3]
             for j in range(pixels[n, 1], pixels[n, 2]):
                 plane[i, j] += sign / (iz + slope * (j - u0))
+    band = image[:, first_row:last_row]
+    np.multiply(band, lengths[first_row:last_row], band)
 
 
 @njit(parallel=True, cache=True)
-def _nearest_and_farthest(screen, faces, structure, rows, depths, hits, bands):
+def _nearest_and_farthest(screen, faces, structure, rows, depths, hits, start, bands):
     for job in prange(len(screen) * len(bands)):
         b, band, height = job // len(bands), bands[job % len(bands)], depths.shape[3]
         begin_row, end_row = height * band // len(bands), height * (band + 1) // len(bands)
-        _range_band(screen[b], faces, structure, rows[b], depths[:, b], hits[:, b], begin_row, end_row)
+        depth, hit = depths[:, start + b], hits[:, start + b]
+        _range_band(screen[b], faces, structure, rows[b], depth, hit, begin_row, end_row)
 
 
 @njit(error_model="numpy")
@@ -237,19 +238,23 @@ def _normal(a, b, c):
 
 
 @njit(parallel=True, cache=True)
-def _add_corners(points, screen, faces, structure, grad, hit, corners, parts):
-    """Add the sums of g w_k / (n . q)^2 over the pixels q of each face, for its corners k: (B, F, 3).
+def _add_gradient(points, screen, faces, structure, grad, lengths, hit, gradient):
+    """Add dz/da = w_a n / (n . q)^2 of all faces and pixels, each times grad, to the points' gradient.
 
-    Signed, +1 for an exit and -1 for an entry; or, with `hit`, unsigned over the pixels that the face won.
+    Of exits less entries, and times lengths; or, with `hit`, of the pixels that the face won.
     """
+    corners, parts = np.zeros((len(points), len(faces), 3)), 64
     for job in prange(len(points) * parts):
         b, part = job // parts, job % parts
         begin, end = len(faces) * part // parts, len(faces) * (part + 1) // parts
-        _corner_part(points[b], screen[b], faces, structure, grad[b], hit, b, corners[b], begin, end)
+        _corner_part(points[b], screen[b], faces, structure, grad[b], lengths, hit, b, corners[b], begin, end)
+    for b in prange(len(points)):
+        _to_vertices(corners[b], points[b], faces, gradient[b])
 
 
 @njit(error_model="numpy")
-def _corner_part(points, screen, faces, structure, grad, hit, b, corners, first_face, last_face):
+def _corner_part(points, screen, faces, structure, grad, lengths, hit, b, corners, first_face, last_face):
+    """Sums of g w_k / (n . q)^2 over the pixels q of each face, for its three corners k: (F, 3)."""
     _, height, width = grad.shape
     pixels, lines = np.empty((height, 3), np.int64), np.empty((height, 4))
     for f in range(first_face, last_face):
@@ -269,7 +274,8 @@ def _corner_part(points, screen, faces, structure, grad, hit, b, corners, first_
                 if hit is not None and hit[b, s, i, j] != f:
                     continue
                 nq = n[0] * j + constant
-                share = grad[s, i, j] / (nq * nq) if abs(nq) > least else 0.0
+                weight = 1.0 if lengths is None else lengths[i, j]
+                share = grad[s, i, j] * (weight / (nq * nq)) if abs(nq) > least else 0.0
                 total += share
                 moment += share * j
             if hit is None:
@@ -279,17 +285,14 @@ def _corner_part(points, screen, faces, structure, grad, hit, b, corners, first_
             corners[f, 2] += e2[0] * moment + (e2[1] * i + e2[2]) * total
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
-def _to_vertices(corners, points, faces):
-    """dz/da = w_a n / (n . q)^2: each corner's sum times its face's normal, in the order of the faces."""
-    gradient = np.zeros_like(points)
-    for b in prange(len(points)):
-        for f in range(len(faces)):
-            if corners[b, f, 0] == 0.0 and corners[b, f, 1] == 0.0 and corners[b, f, 2] == 0.0:
-                continue
-            p, k0, k1, k2 = points[b], faces[f, 0], faces[f, 1], faces[f, 2]
-            n = _normal(_corner(p, k0), _corner(p, k1), _corner(p, k2))
-            for k in range(3):
-                for x in range(3):
-                    gradient[b, faces[f, k], x] += corners[b, f, k] * n[x]
-    return gradient
+@njit(error_model="numpy")
+def _to_vertices(corners, points, faces, gradient):
+    """Each corner's sum times its face's normal, in the order of the faces."""
+    for f in range(len(faces)):
+        if corners[f, 0] == 0.0 and corners[f, 1] == 0.0 and corners[f, 2] == 0.0:
+            continue
+        k0, k1, k2 = faces[f, 0], faces[f, 1], faces[f, 2]
+        n = _normal(_corner(points, k0), _corner(points, k1), _corner(points, k2))
+        for k in range(3):
+            for x in range(3):
+                gradient[faces[f, k], x] += corners[f, k] * n[x]

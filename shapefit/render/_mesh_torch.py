@@ -27,18 +27,20 @@ NEAR_EDGE_ON = 1e-9  # of the terms of n . q: below it, n . q is rounding, and t
 UNDERFLOW = 1e-150  # so is anything whose square is no number
 
 
-def signed_depth(
-    points: Tensor, faces: Tensor, structure: Tensor, count: int, height: int, width: int, dtype: torch.dtype
-) -> Tensor:
-    """Depth inside each structure along every pixel's ray: (B, V, 3), (F, 3), (F,) -> (B, S, H, W)."""
+def signed_depth(points: Tensor, faces: Tensor, structure: Tensor, count: int, lengths: Tensor) -> Tensor:
+    """Depth inside each structure along every pixel's ray, times the pixel's length: (B, S, H, W).
+
+    For points (B, V, 3), faces (F, 3), structure (F,) and lengths (H, W), whose dtype the image has.
+    """
+    height, width = lengths.shape
     images = []
     for view in points:
         image = view.new_zeros(count, height * width)
         for chunk in torch.arange(len(faces), device=faces.device).split(max(1, CHUNK // (height * width))):
             winding, depth = _hits(view, faces[chunk], height, width)
-            image = image.index_add(0, structure[chunk], winding * depth)
+            image.index_add_(0, structure[chunk], winding * depth)
         images.append(image.view(count, height, width))
-    return torch.stack(images).to(dtype)
+    return torch.stack(images).to(lengths.dtype) * lengths
 
 
 def depth_range(
@@ -60,11 +62,13 @@ def depth_range(
     return first_and_last.to(dtype).contiguous(), faces_hit.int().contiguous()
 
 
-def signed_depth_gradient(grad: Tensor, points: Tensor, faces: Tensor, structure: Tensor) -> Tensor:
+def signed_depth_gradient(
+    grad: Tensor, points: Tensor, faces: Tensor, structure: Tensor, lengths: Tensor
+) -> Tensor:
     """Gradient (B, V, 3) of sum(grad * signed_depth) in the points."""
-    *_, height, width = grad.shape
-    gradient = torch.zeros_like(points)
-    for view, image, total in zip(points, grad.flatten(2).to(points.dtype), gradient, strict=True):
+    height, width = lengths.shape
+    gradient, grad = torch.zeros_like(points), (grad * lengths).flatten(2).to(points.dtype)
+    for view, image, total in zip(points, grad, gradient, strict=True):
         for chunk in torch.arange(len(faces), device=faces.device).split(max(1, CHUNK // (height * width))):
             winding, _ = _hits(view, faces[chunk], height, width)
             _add_gradient(total, winding * image[structure[chunk]], view, faces[chunk], height, width)

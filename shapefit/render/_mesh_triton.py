@@ -28,13 +28,11 @@ BITS = 52  # of the fixed point, for the largest depth; the other 11 are room fo
 ACCUMULATOR = 1 << 24  # pixels summed at a time
 
 
-def signed_depth(
-    points: Tensor, faces: Tensor, structure: Tensor, count: int, height: int, width: int, dtype: torch.dtype
-) -> Tensor:
-    """Depth inside each structure along every pixel's ray: (B, V, 3), (F, 3), (F,) -> (B, S, H, W)."""
-    scene, screen = _scene(points, faces, structure), _screen(points)
+def signed_depth(points: Tensor, faces: Tensor, structure: Tensor, count: int, lengths: Tensor) -> Tensor:
+    """Depth inside each structure along every pixel's ray, times the pixel's length: (B, S, H, W)."""
+    scene, screen, (height, width) = _scene(points, faces, structure), _screen(points), lengths.shape
     scale = torch.ldexp(points.new_ones(()), BITS - torch.frexp(points[..., 2].amax()).exponent)
-    image = points.new_empty(len(points), count, height, width, dtype=dtype)
+    image = lengths.new_empty(len(points), count, height, width)
     views = max(1, ACCUMULATOR // (count * height * width))
     for part, out in zip(screen.split(views), image.split(views), strict=True):
         total = torch.zeros(out.shape, dtype=torch.int64, device=points.device)
@@ -43,7 +41,9 @@ def signed_depth(
             part, *scene[1:], scale, total, points.shape[1], len(faces), count, height, width,
             FACES, LANES, num_warps=1, enable_fp_fusion=False,
         )  # fmt: skip
-        kernels.from_fixed[(triton.cdiv(out.numel(), PIXELS),)](total, scale, out, out.numel(), PIXELS)
+        kernels.from_fixed[(triton.cdiv(out.numel(), PIXELS),)](
+            total, scale, lengths.contiguous(), out, out.numel(), height * width, PIXELS
+        )
     return image
 
 
@@ -67,10 +67,12 @@ def depth_range(
     return bits.masked_fill_(missed, 0).view(torch.float64).to(dtype), hits.masked_fill_(missed, -1)
 
 
-def signed_depth_gradient(grad: Tensor, points: Tensor, faces: Tensor, structure: Tensor) -> Tensor:
+def signed_depth_gradient(
+    grad: Tensor, points: Tensor, faces: Tensor, structure: Tensor, lengths: Tensor
+) -> Tensor:
     """Gradient (B, V, 3) of sum(grad * signed_depth) in the points."""
     scene = _scene(points, faces, structure)
-    return _to_vertices(_corner_sums(grad, None, scene), scene)
+    return _to_vertices(_corner_sums(grad, lengths, None, scene), scene)
 
 
 def depth_range_gradient(
@@ -78,8 +80,8 @@ def depth_range_gradient(
 ) -> Tensor:
     """Gradient (B, V, 3) of sum(grad * depths) in the points; `hits` are those of `depth_range`."""
     scene = _scene(points, faces, structure)
-    corners = _corner_sums(grad[0], hits[0], scene)
-    corners += _corner_sums(grad[1], hits[1], scene)
+    corners = _corner_sums(grad[0], None, hits[0], scene)
+    corners += _corner_sums(grad[1], None, hits[1], scene)
     return _to_vertices(corners, scene)
 
 
@@ -105,14 +107,16 @@ def _grid(batch, faces, height):
     return blocks, batch, bands
 
 
-def _corner_sums(grad, hit, scene):
+def _corner_sums(grad, lengths, hit, scene):
     points, faces, structure = scene
     batch, count, height, width = grad.shape
     grid = _grid(batch, len(faces), height)
     corners = points.new_empty(grid[2], batch, len(faces), 3)
-    grad = grad.contiguous()
+    # the one that is not there is not read
+    grad, lengths, hit = (x if x is None else x.contiguous() for x in (grad, lengths, hit))
     kernels.sum_corners[grid](
-        points, _screen(points), faces, structure, grad, grad if hit is None else hit.contiguous(), corners,
+        points, _screen(points), faces, structure, grad, grad if lengths is None else lengths,
+        grad if hit is None else hit, corners,
         points.shape[1], len(faces), count, height, width,
         hit is not None, NEAR_EDGE_ON, UNDERFLOW, FACES, LANES, num_warps=1, enable_fp_fusion=False,
     )  # fmt: skip

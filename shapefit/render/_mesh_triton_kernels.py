@@ -97,10 +97,12 @@ def sum_depths(
 
 
 @triton.jit
-def from_fixed(total, scale, image, count, PIXELS: tl.constexpr):
+def from_fixed(total, scale, lengths, image, count, plane, PIXELS: tl.constexpr):
+    """Fixed point to numbers, times the lengths of the pixels' rays."""
     pixel = tl.program_id(0).to(tl.int64) * PIXELS + tl.arange(0, PIXELS)
-    value = tl.load(total + pixel, pixel < count, 0).to(tl.float64) / tl.load(scale)
-    tl.store(image + pixel, value.to(image.dtype.element_ty), pixel < count)
+    depth = tl.load(total + pixel, pixel < count, 0).to(tl.float64) / tl.load(scale)
+    length = tl.load(lengths + pixel % plane, pixel < count, 0.0)
+    tl.store(image + pixel, (depth * length).to(image.dtype.element_ty), pixel < count)
 
 
 @triton.jit
@@ -159,13 +161,14 @@ def _normals(p):
 
 @triton.jit
 def sum_corners(
-    points, screen, faces, structure, grad, hits, corners, vertices, count, structures, height, width,
+    points, screen, faces, structure, grad, lengths, hits, corners,
+    vertices, count, structures, height, width,
     HITS: tl.constexpr, NEAR_EDGE_ON: tl.constexpr, UNDERFLOW: tl.constexpr,
     FACES: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """Sum of g w_k / (n . q)^2 over the pixels q of each face, for its three corners k.
 
-    Signed, +1 for an exit and -1 for an entry; or, with HITS, unsigned over the pixels that the face won.
+    Of exits less entries, and times lengths; or, with HITS, of the pixels that the face won.
     """
     view = tl.program_id(1).to(tl.int64)
     f = tl.program_id(0) * FACES + tl.arange(0, FACES)
@@ -187,7 +190,7 @@ def sum_corners(
             if HITS:
                 g = tl.where(tl.load(hits + row + j, j < end, -1) == f[:, None], g, 0.0)
             else:
-                g *= sign
+                g *= sign * tl.load(lengths + i * width + j, j < end, 0.0).to(tl.float64)
             nq = n0 * j + n1 * i + n2
             sure = tl.abs(nq) > NEAR_EDGE_ON * (tl.abs(n0) * j + tl.abs(n1) * i + tl.abs(n2)) + UNDERFLOW
             share = tl.where(sure, g / tl.where(sure, nq * nq, 1.0), 0.0)

@@ -25,26 +25,23 @@ def _twin(name: str) -> ModuleType:
 
 @torch.library.custom_op("shapefit::signed_depth", mutates_args=())
 def signed_depth(
-    points: Tensor,
-    faces: Tensor,
-    structure: Tensor,
-    count: int,
-    height: int,
-    width: int,
-    dtype: torch.dtype,
-    twin: str,
+    points: Tensor, faces: Tensor, structure: Tensor, lengths: Tensor, count: int, twin: str
 ) -> Tensor:
-    """Depth inside each structure along every pixel's ray: (B, V, 3), (F, 3), (F,) -> (B, S, H, W)."""
+    """Depth inside each structure along every pixel's ray, times its length: paths (B, S, H, W) in mm.
+
+    For homogeneous pixel points (B, V, 3), faces (F, 3), the structure of each (F,), and mm along the ray
+    for each mm of depth (H, W), whose dtype the image has.
+    """
     require_renderable(points, faces, structure, count)
-    return _twin(twin).signed_depth(points, faces, structure, count, height, width, dtype)
+    return _twin(twin).signed_depth(points, faces, structure, count, lengths)
 
 
 @torch.library.custom_op("shapefit::signed_depth_gradient", mutates_args=())
 def signed_depth_gradient(
-    grad: Tensor, points: Tensor, faces: Tensor, structure: Tensor, twin: str
+    grad: Tensor, points: Tensor, faces: Tensor, structure: Tensor, lengths: Tensor, twin: str
 ) -> Tensor:
     """Gradient (B, V, 3) of sum(grad * signed_depth) in the points."""
-    return _twin(twin).signed_depth_gradient(grad.contiguous(), points, faces, structure)
+    return _twin(twin).signed_depth_gradient(grad.contiguous(), points, faces, structure, lengths)
 
 
 @torch.library.custom_op("shapefit::depth_range", mutates_args=())
@@ -72,8 +69,8 @@ def depth_range_gradient(
 
 
 @signed_depth.register_fake
-def _(points, faces, structure, count, height, width, dtype, twin):
-    return points.new_empty((len(points), count, height, width), dtype=dtype)
+def _(points, faces, structure, lengths, count, twin):
+    return lengths.new_empty((len(points), count, *lengths.shape))
 
 
 @depth_range.register_fake
@@ -83,7 +80,7 @@ def _(points, faces, structure, count, height, width, dtype, twin):
 
 
 @signed_depth_gradient.register_fake
-def _(grad, points, faces, structure, twin):
+def _(grad, points, faces, structure, lengths, twin):
     return torch.empty_like(points)
 
 
@@ -93,12 +90,18 @@ def _(grad, hits, points, faces, structure, twin):
 
 
 def _keep_input(ctx, inputs, output):
-    points, faces, structure, *_, ctx.twin = inputs
-    ctx.save_for_backward(points, faces, structure)
+    points, faces, structure, lengths, _, ctx.twin = inputs
+    ctx.save_for_backward(points, faces, structure, lengths, output if lengths.requires_grad else None)
 
 
 def _signed_depth_backward(ctx, grad):
-    return signed_depth_gradient(grad, *ctx.saved_tensors, ctx.twin), *[None] * 7
+    *scene, lengths, image = ctx.saved_tensors
+    in_points, in_lengths = None, None
+    if ctx.needs_input_grad[0]:
+        in_points = signed_depth_gradient(grad, *scene, lengths, ctx.twin)
+    if ctx.needs_input_grad[3]:
+        in_lengths = (grad * image).sum((0, 1)) / lengths  # the image is linear in them
+    return in_points, None, None, in_lengths, None, None
 
 
 def _keep_input_and_hits(ctx, inputs, output):

@@ -31,8 +31,8 @@ def render_mesh(
     Method: Shetty et al. 2021, arXiv:2102.02912; signed hits as in Freud et al. 2006 (L-buffer).
     """
     scene, dtype, twin = _prepare(vertices, faces, camera_from_world, camera, structure, structures, backend)
-    depth = signed_depth(*scene, camera.height, camera.width, dtype, twin)
-    return depth * ray_lengths(camera, dtype, depth.device)
+    points, faces, structure, count = scene
+    return signed_depth(points, faces, structure, ray_lengths(camera, dtype, points.device), count, twin)
 
 
 @accepts_foreign
