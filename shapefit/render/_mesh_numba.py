@@ -43,9 +43,11 @@ def signed_depth_gradient(
 ) -> Tensor:
     """Gradient (B, V, 3) of sum(grad * signed_depth) in the points."""
     p, f, s, g, scale = _arrays(points, faces, structure, grad, lengths)
-    gradient = np.zeros_like(p)
+    gradient = np.zeros(p.shape)
     for views in _groups(len(p)):
-        _add_gradient(p[views], _screen(p[views]), f, s, g[views], scale, None, gradient[views])
+        corners = np.zeros((len(p[views]), len(f), 3))
+        _add_corners(p[views], _screen(p[views]), f, s, g[views], scale, None, corners)
+        _to_vertices(corners, p[views], f, gradient[views])
     return torch.from_numpy(gradient)
 
 
@@ -54,11 +56,12 @@ def depth_range_gradient(
 ) -> Tensor:
     """Gradient (B, V, 3) of sum(grad * depths) in the points; `hits` are those of `depth_range`."""
     p, f, s, g, won = _arrays(points, faces, structure, grad, hits)
-    gradient = np.zeros_like(p)
+    gradient = np.zeros(p.shape)
     for views in _groups(len(p)):
-        screen = _screen(p[views])
+        screen, corners = _screen(p[views]), np.zeros((len(p[views]), len(f), 3))
         for k in range(2):
-            _add_gradient(p[views], screen, f, s, g[k, views], None, won[k, views], gradient[views])
+            _add_corners(p[views], screen, f, s, g[k, views], None, won[k, views], corners)
+        _to_vertices(corners, p[views], f, gradient[views])
     return torch.from_numpy(gradient)
 
 
@@ -238,23 +241,19 @@ def _normal(a, b, c):
 
 
 @njit(parallel=True, cache=True)
-def _add_gradient(points, screen, faces, structure, grad, lengths, hit, gradient):
-    """Add dz/da = w_a n / (n . q)^2 of all faces and pixels, each times grad, to the points' gradient.
+def _add_corners(points, screen, faces, structure, grad, lengths, hit, corners, parts=64):
+    """Add the sums of g w_k / (n . q)^2 over the pixels q of each face, for its three corners k: (B, F, 3).
 
     Of exits less entries, and times lengths; or, with `hit`, of the pixels that the face won.
     """
-    corners, parts = np.zeros((len(points), len(faces), 3)), 64
     for job in prange(len(points) * parts):
         b, part = job // parts, job % parts
         begin, end = len(faces) * part // parts, len(faces) * (part + 1) // parts
         _corner_part(points[b], screen[b], faces, structure, grad[b], lengths, hit, b, corners[b], begin, end)
-    for b in prange(len(points)):
-        _to_vertices(corners[b], points[b], faces, gradient[b])
 
 
 @njit(error_model="numpy")
 def _corner_part(points, screen, faces, structure, grad, lengths, hit, b, corners, first_face, last_face):
-    """Sums of g w_k / (n . q)^2 over the pixels q of each face, for its three corners k: (F, 3)."""
     _, height, width = grad.shape
     pixels, lines = np.empty((height, 3), np.int64), np.empty((height, 4))
     for f in range(first_face, last_face):
@@ -285,14 +284,15 @@ def _corner_part(points, screen, faces, structure, grad, lengths, hit, b, corner
             corners[f, 2] += e2[0] * moment + (e2[1] * i + e2[2]) * total
 
 
-@njit(error_model="numpy")
+@njit(parallel=True, cache=True, error_model="numpy")
 def _to_vertices(corners, points, faces, gradient):
-    """Each corner's sum times its face's normal, in the order of the faces."""
-    for f in range(len(faces)):
-        if corners[f, 0] == 0.0 and corners[f, 1] == 0.0 and corners[f, 2] == 0.0:
-            continue
-        k0, k1, k2 = faces[f, 0], faces[f, 1], faces[f, 2]
-        n = _normal(_corner(points, k0), _corner(points, k1), _corner(points, k2))
-        for k in range(3):
-            for x in range(3):
-                gradient[faces[f, k], x] += corners[f, k] * n[x]
+    """dz/da = w_a n / (n . q)^2: each corner's sum times its face's normal, in the order of the faces."""
+    for b in prange(len(points)):
+        for f in range(len(faces)):
+            if corners[b, f, 0] == 0.0 and corners[b, f, 1] == 0.0 and corners[b, f, 2] == 0.0:
+                continue
+            p, k0, k1, k2 = points[b], faces[f, 0], faces[f, 1], faces[f, 2]
+            n = _normal(_corner(p, k0), _corner(p, k1), _corner(p, k2))
+            for k in range(3):
+                for x in range(3):
+                    gradient[b, faces[f, k], x] += corners[b, f, k] * n[x]
