@@ -12,7 +12,7 @@ import trimesh
 
 from shapefit import render
 from shapefit.camera import Camera, ray_lengths
-from shapefit.render import _ops
+from shapefit.render import _checks, _ops
 from tests.test_render_mesh import COARSE, SPHERE, mesh_tensors, pose
 from tests.twins import BACKENDS, NO_TRITON
 
@@ -172,6 +172,21 @@ def test_every_hole_is_found_wherever_it_is(seed, drop):
         turned = faces.clone()
         turned[drop[0]] = turned[drop[0]].flip(0)
         render.render_mesh(vertices[None], turned, pose(), COARSE)
+
+
+@pytest.mark.parametrize("shape", [SPHERE, CUBE])
+def test_edges_are_counted_alike_on_every_device(shape):
+    _, faces = shape
+    one, two = torch.zeros(len(faces), dtype=torch.int64), torch.arange(len(faces)) % 2
+    turned = faces.clone()
+    turned[3] = turned[3].flip(0)
+    for f, structure, unpaired in (
+        (faces, one, False), (faces.int(), one, False),
+        (faces.repeat(2, 1), torch.cat([one, one + 1]), False),
+        (faces[1:], one[1:], True), (turned, one, True), (faces, two, True),
+    ):  # fmt: skip
+        audits = _checks._audit(f, structure), _checks._audit_anywhere(f, structure)
+        assert audits[0] == audits[1] and audits[0][0] == unpaired
 
 
 def test_structures_must_be_closed_each_for_itself():

@@ -54,10 +54,16 @@ def _audit(faces: Tensor, structure: Tensor) -> tuple[bool, int, int, int, int]:
     if faces.device.type == "cpu":
         total, *extremes = _sum_edges(faces.numpy(), structure.numpy())
         return (total != 0, *extremes)
-    start, end = faces.long(), faces.long().roll(-1, 1)
+    return _audit_anywhere(faces, structure)
+
+
+def _audit_anywhere(faces: Tensor, structure: Tensor) -> tuple[bool, int, int, int, int]:
+    """The same in torch, for other devices."""
+    start = faces.long()
+    end = start.roll(-1, 1)
     key = _mixed((torch.minimum(start, end) << 32) + torch.maximum(start, end))
     total = (torch.sign(end - start) * _mixed(key + structure[:, None])).sum()
-    found = torch.stack([total, *faces.aminmax(), *structure.aminmax()]).tolist()
+    found = torch.stack([total, *start.aminmax(), *structure.long().aminmax()]).tolist()
     return (found[0] != 0, *found[1:])
 
 
