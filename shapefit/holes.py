@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
+from shapefit.mesh import undirected_edges
+
 _LONGEST = 300  # vertices of a rim that is triangulated as a whole: the work grows with the third power
 
 
@@ -14,14 +16,12 @@ def rims(faces: Int[ndarray, "F 3"]) -> list[Int[ndarray, " N"]]:
 
     Their edges are those that the mesh lacks. A chain that meets itself in a vertex is taken apart there.
     """
-    edges = faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
-    low, high = edges.min(1), edges.max(1)
-    span = int(faces.max(initial=0)) + 1
-    keys, number = np.unique(low * span + high, return_inverse=True)
-    surplus = np.bincount(number, np.where(edges[:, 0] == low, 1, -1), len(keys)).astype(int)
+    edges, number = undirected_edges(faces)
+    ends = np.empty((int(number.max(initial=-1)) + 1, 2), dtype=np.int64)
+    ends[number] = np.sort(edges, axis=1)
+    surplus = np.bincount(number, np.where(edges[:, 0] <= edges[:, 1], 1, -1)).astype(int)
     following: dict[int, list[int]] = {}
-    for key, times in zip(keys[surplus != 0].tolist(), surplus[surplus != 0].tolist(), strict=True):
-        a, b = divmod(key, span)
+    for (a, b), times in zip(ends[surplus != 0].tolist(), surplus[surplus != 0].tolist(), strict=True):
         if times < 0:
             a, b = b, a
         following.setdefault(b, []).extend([a] * abs(times))

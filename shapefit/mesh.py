@@ -65,12 +65,18 @@ def boundary_edges(faces: Shaped[Array, "F 3"]) -> int:
     In a closed mesh each directed edge a -> b occurs as often as its opposite b -> a;
     the count is that of the directed edges left without a partner.
     """
-    faces = as_numpy(faces, np.int64)
+    edges, number = undirected_edges(as_numpy(faces, np.int64))
+    return int(np.abs(np.bincount(number, np.where(edges[:, 0] <= edges[:, 1], 1, -1))).sum())
+
+
+def undirected_edges(faces: Int[np.ndarray, "F 3"]) -> tuple[Int[np.ndarray, "E 2"], Int[np.ndarray, "E"]]:
+    """The directed edges, three of each face in turn, and a number that both directions of an edge share.
+
+    Numbers ascend with the lower, then the higher vertex of the edge.
+    """
     edges = faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
-    low, high = edges.min(1), edges.max(1)
-    sign = np.where(edges[:, 0] == low, 1, -1)
-    _, edge = np.unique(low * (faces.max(initial=0) + 1) + high, return_inverse=True)
-    return int(np.abs(np.bincount(edge, weights=sign)).sum())
+    keys = edges.min(1) * (int(faces.max(initial=0)) + 1) + edges.max(1)
+    return edges, np.unique(keys, return_inverse=True)[1].reshape(-1)
 
 
 @accepts_foreign
@@ -86,19 +92,18 @@ def require_sound(vertices: Shaped[Array, "V 3"], faces: Shaped[Array, "F 3"], n
 
 
 @accepts_foreign
-def require_closed(vertices: Shaped[Array, "V 3"], faces: Shaped[Array, "F 3"], name: str = "mesh") -> None:
-    """Raise ValueError, naming the mesh, unless it is finite, closed and wound outwards."""
+def require_closed(
+    vertices: Shaped[Array, "V 3"],
+    faces: Shaped[Array, "F 3"],
+    name: str = "mesh",
+    advice: str = "see repair_mesh",
+) -> None:
+    """Raise ValueError, naming the mesh and with advice, unless it is finite, closed and wound outwards."""
+    require_sound(vertices, faces, name)
     vertices = torch.from_numpy(as_numpy(vertices, np.float64))
     faces = torch.from_numpy(as_numpy(faces, np.int64))
-    if len(faces) == 0:
-        raise ValueError(f"{name} has no faces")
-    if int(faces.min()) < 0 or int(faces.max()) >= len(vertices):
-        raise ValueError(f"{name} has faces that name vertices beyond its {len(vertices)}")
-    if not torch.isfinite(vertices).all():
-        count = int((~torch.isfinite(vertices)).any(1).sum())
-        raise ValueError(f"{name} has {count} vertices that are not finite")
     if count := boundary_edges(faces):
-        raise ValueError(f"{name} is not closed: {count} boundary edges; see repair_mesh")
+        raise ValueError(f"{name} is not closed: {count} boundary edges; {advice}")
     if (inside := float(volume(vertices, faces))) <= 0:
         raise ValueError(f"{name} is inside out (volume {inside:.0f} mm^3): reverse its faces")
 

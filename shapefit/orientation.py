@@ -6,6 +6,8 @@ from numpy import ndarray
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
+from shapefit.mesh import undirected_edges
+
 
 def wound_alike(points: ndarray, triangles: ndarray, name: str) -> tuple[ndarray, int]:
     """Neighbours wound alike: in each connected surface the smaller area is turned.
@@ -61,13 +63,6 @@ def pieces(triangles: Int[ndarray, "F 3"]) -> Int[ndarray, " F"]:
     links = sparse.coo_matrix((np.ones(len(ends[0])), ends), shape=(int(triangles.max(initial=0)) + 1,) * 2)
     _, piece = connected_components(links, directed=False)
     return np.unique(piece[triangles[:, 0]], return_inverse=True)[1].reshape(-1)
-
-
-def undirected_edges(triangles: ndarray) -> tuple[Int[ndarray, "E 2"], Int[ndarray, " E"]]:
-    """The directed edges, three of each face in turn, and a number that both directions of an edge share."""
-    edges = triangles[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
-    keys = edges.min(1) * (int(triangles.max(initial=0)) + 1) + edges.max(1)
-    return edges, np.unique(keys, return_inverse=True)[1].reshape(-1)
 
 
 def areas(points: ndarray, triangles: ndarray) -> Float[ndarray, " F"]:

@@ -19,14 +19,13 @@ from torch import Tensor
 
 from shapefit.holes import rims, triangulated, width
 from shapefit.interop import accepts_foreign
-from shapefit.mesh import as_numpy, boundary_edges, require_closed, require_sound
+from shapefit.mesh import as_numpy, boundary_edges, require_closed, require_sound, undirected_edges
 from shapefit.orientation import (
     areas,
     cones,
     outward,
     pieces,
     signed_volume,
-    undirected_edges,
     wound_alike,
 )
 

@@ -8,7 +8,7 @@ import numpy as np
 import trimesh
 
 from shapefit.io.atomic import atomic_path, prepare_output_dir
-from shapefit.mesh import boundary_edges, require_closed
+from shapefit.mesh import require_closed
 from shapefit.repair import RepairFindings, repair_mesh
 from shapefit.settings import MeshSettings
 from shapefit.surface import Surfaces
@@ -44,9 +44,7 @@ def read_mesh(path: str | Path, closed: bool = True) -> trimesh.Trimesh:
     if _space(path) == "LPS":
         vertices = vertices * (-1.0, -1.0, 1.0)  # half a turn about z: the winding stays
     if closed:
-        if edges := boundary_edges(faces):
-            raise ValueError(f"{path} is not closed: {edges} boundary edges; repair it, or pass --repair")
-        require_closed(vertices, faces, str(path))
+        require_closed(vertices, faces, str(path), "repair it, or pass --repair")
     return trimesh.Trimesh(vertices, faces, process=False)
 
 
