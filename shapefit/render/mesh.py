@@ -61,12 +61,19 @@ def _prepare(vertices, faces, camera_from_world, camera, structure, structures, 
     if backend not in TWINS:
         choices = ", ".join(f"'{name}'" for name in ("auto", *TWINS))
         raise ValueError(f"unknown backend {backend!r}; expected one of {choices}")
-    if structure is None:
-        structure = torch.zeros(len(faces), dtype=torch.int64, device=faces.device)
-        structures = structures or 1
-    elif structures is None:
-        structures = int(structure.max()) + 1 if len(structure) else 1
+    structure, structures = numbered(faces, structure, structures)
     # in float64 also because autocast leaves it alone
     points = homogeneous_pixels(camera, camera_from_world.double(), vertices.double())
     dtype = torch.promote_types(vertices.dtype, torch.float32)
     return (points, faces, structure, structures), dtype, backend
+
+
+def numbered(
+    faces: Int[Tensor, "F 3"], structure: Int[Tensor, "F"] | None, structures: int | None = None
+) -> tuple[Int[Tensor, "F"], int]:
+    """The structure of each face, 0 if none is given, and how many there are, counted if not given."""
+    if structure is None:
+        return torch.zeros(len(faces), dtype=torch.int64, device=faces.device), structures or 1
+    if structures is None:
+        structures = int(structure.max()) + 1 if len(structure) else 1
+    return structure, structures

@@ -10,7 +10,7 @@ from torch import Tensor
 from shapefit.camera import Camera
 from shapefit.interop import accepts_foreign
 from shapefit.mesh import vertex_normals
-from shapefit.render.mesh import render_mesh
+from shapefit.render.mesh import numbered, render_mesh
 from shapefit.render.signal import PANEL, Detector, detector_blur, detector_signal, poisson_noise
 from shapefit.spectra import Spectrum
 
@@ -43,12 +43,12 @@ def shell_and_interior(
     the two paths is that within the cortex. Where a bone is thinner than two shells the inner surface turns
     inside out and its path is negative. Errors are those of `render_mesh`.
     """
-    structure, count = _structures(faces, structure)
+    structure, count = numbered(faces, structure)
     inner = vertices - shell * vertex_normals(vertices, faces)
     both = torch.cat([vertices, inner], 1)
     both_faces = torch.cat([faces, faces + vertices.shape[1]])
     channel = torch.cat([structure, torch.full_like(structure, count)])
-    paths = render_mesh(both, both_faces, camera_from_world, camera, channel)
+    paths = render_mesh(both, both_faces, camera_from_world, camera, channel, count + 1)
     return paths[:, :count], paths[:, count:]
 
 
@@ -72,7 +72,7 @@ def material_paths(
     Where a bone is thinner than two shells it is cortex alone.
     Errors are those of `render_mesh`; ValueError also for numbers of materials or nestings that do not fit.
     """
-    structure, count = _structures(faces, structure)
+    structure, count = numbered(faces, structure)
     within = [-1] * count if within is None else list(within)
     _require_nesting(count, materials, within)
     both, both_faces, channel = _with_inner_surfaces(vertices, faces, structure, materials)
@@ -119,12 +119,6 @@ def render_xray(
     paths, names = material_paths(vertices, faces, camera_from_world, camera, structure, materials, within)
     picture = detector_blur(detector_signal(paths, names, spectrum, detector), detector.blur, camera)
     return picture if photons is None else poisson_noise(picture, photons, generator)
-
-
-def _structures(faces: Tensor, structure: Tensor | None) -> tuple[Tensor, int]:
-    if structure is None:
-        structure = torch.zeros(len(faces), dtype=torch.int64, device=faces.device)
-    return structure, int(structure.max()) + 1 if len(structure) else 1
 
 
 def _with_inner_surfaces(
