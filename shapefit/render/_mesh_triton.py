@@ -72,16 +72,16 @@ def signed_depth_gradient(
 ) -> Tensor:
     """Gradient (B, V, 3) of sum(grad * signed_depth) in the points."""
     scene = _scene(points, faces, structure)
-    return _to_vertices(_corner_sums(grad, lengths, None, scene), scene)
+    return _to_vertices(_corner_sums(grad, lengths, None, scene, _screen(points)), scene)
 
 
 def depth_range_gradient(
     grad: Tensor, hits: Tensor, points: Tensor, faces: Tensor, structure: Tensor
 ) -> Tensor:
     """Gradient (B, V, 3) of sum(grad * depths) in the points; `hits` are those of `depth_range`."""
-    scene = _scene(points, faces, structure)
-    corners = _corner_sums(grad[0], None, hits[0], scene)
-    corners += _corner_sums(grad[1], None, hits[1], scene)
+    scene, screen = _scene(points, faces, structure), _screen(points)
+    corners = _corner_sums(grad[0], None, hits[0], scene, screen)
+    corners += _corner_sums(grad[1], None, hits[1], scene, screen)
     return _to_vertices(corners, scene)
 
 
@@ -107,7 +107,7 @@ def _grid(batch, faces, height):
     return blocks, batch, bands
 
 
-def _corner_sums(grad, lengths, hit, scene):
+def _corner_sums(grad, lengths, hit, scene, screen):
     points, faces, structure = scene
     batch, count, height, width = grad.shape
     grid = _grid(batch, len(faces), height)
@@ -115,7 +115,7 @@ def _corner_sums(grad, lengths, hit, scene):
     # the one that is not there is not read
     grad, lengths, hit = (x if x is None else x.contiguous() for x in (grad, lengths, hit))
     kernels.sum_corners[grid](
-        points, _screen(points), faces, structure, grad, grad if lengths is None else lengths,
+        points, screen, faces, structure, grad, grad if lengths is None else lengths,
         grad if hit is None else hit, corners,
         points.shape[1], len(faces), count, height, width,
         hit is not None, NEAR_EDGE_ON, UNDERFLOW, FACES, LANES, num_warps=1, enable_fp_fusion=False,

@@ -58,6 +58,15 @@ def _faces(screen, faces, f, count, band, bands, height):
 
 
 @triton.jit
+def _block(screen, faces, structure, vertices, count, height, FACES: tl.constexpr):
+    """What a program works on: its view, its faces' numbers, structures (FACES, 1), and they themselves."""
+    view = tl.program_id(1).to(tl.int64)
+    f = tl.program_id(0) * FACES + tl.arange(0, FACES)
+    face = _faces(screen + 3 * vertices * view, faces, f, count, tl.program_id(2), tl.num_programs(2), height)
+    return view, f, tl.load(structure + f, f < count, 0)[:, None], face
+
+
+@triton.jit
 def _spans(face, i, width):
     """Faces in rows i: pixels [begin, end), +1 exit or -1 entry, and 1/z = iz + slope (j - left)."""
     _, bend, last, upwards, long, upper, lower = face
@@ -80,11 +89,8 @@ def sum_depths(
     FACES: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """Add sign z of every face at every pixel, in fixed point."""
-    view = tl.program_id(1).to(tl.int64)
-    f = tl.program_id(0) * FACES + tl.arange(0, FACES)
-    face = _faces(screen + 3 * vertices * view, faces, f, count, tl.program_id(2), tl.num_programs(2), height)
+    view, _, s, face = _block(screen, faces, structure, vertices, count, height, FACES)
     first, last = face[0], face[2]
-    s = tl.load(structure + f, f < count, 0)[:, None]
     step = tl.load(scale)
     for r in range(0, tl.max(last - first), LANES):
         i = first + r + tl.arange(0, LANES)[None, :]
@@ -111,11 +117,8 @@ def extreme_depths(
     NAMING: tl.constexpr, FACES: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """Lower and raise the first and last depths; or, NAMING, the lowest-numbered faces that have them."""
-    view = tl.program_id(1).to(tl.int64)
-    f = tl.program_id(0) * FACES + tl.arange(0, FACES)
-    face = _faces(screen + 3 * vertices * view, faces, f, count, tl.program_id(2), tl.num_programs(2), height)
+    view, f, s, face = _block(screen, faces, structure, vertices, count, height, FACES)
     first, last = face[0], face[2]
-    s = tl.load(structure + f, f < count, 0)[:, None]
     for r in range(0, tl.max(last - first), LANES):
         i = first + r + tl.arange(0, LANES)[None, :]
         begin, end, _, iz, slope, left = _spans(face, i, width)
@@ -170,11 +173,8 @@ def sum_corners(
 
     Of exits less entries, and times lengths; or, with HITS, of the pixels that the face won.
     """
-    view = tl.program_id(1).to(tl.int64)
-    f = tl.program_id(0) * FACES + tl.arange(0, FACES)
-    face = _faces(screen + 3 * vertices * view, faces, f, count, tl.program_id(2), tl.num_programs(2), height)
+    view, f, s, face = _block(screen, faces, structure, vertices, count, height, FACES)
     first, last = face[0], face[2]
-    s = tl.load(structure + f, f < count, 0)[:, None]
     p = _corners(points + 3 * vertices * view, faces, f, f < count)
     n0, n1, n2 = _normals(p)
     n0, n1, n2 = n0[:, None], n1[:, None], n2[:, None]
