@@ -6,7 +6,8 @@ import pytest
 import torch
 import trimesh
 
-from shapefit.io.case import case_names, read_case, read_landmarks
+from shapefit.io.case import case_names, read_case
+from shapefit.io.landmarks import read_landmarks
 from shapefit.io.mesh import write_surfaces
 from shapefit.io.volume import write_volume
 from shapefit.volume import Volume

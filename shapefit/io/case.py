@@ -1,6 +1,5 @@
 """One patient on disk -> closed meshes and landmarks."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
+from shapefit.io.landmarks import folder_landmarks
 from shapefit.io.mesh import mesh_files, read_closed_surfaces
 from shapefit.io.volume import VOLUME_SUFFIXES, is_volume_path, read_labels
 from shapefit.repair import RepairFindings
@@ -15,7 +15,6 @@ from shapefit.settings import MeshSettings, SurfaceSettings
 from shapefit.surface import SurfaceFindings, Surfaces, surfaces_from_labels
 
 SOURCES = ("auto", "meshes", "labels")
-LANDMARKS = "landmarks.json"
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,8 @@ def read_case(
     `structures` names what to read, with the labels (needed for a label map); without it all meshes of a
     folder. A folder that holds both is read from its meshes, unless `source` is "labels". `meshes` says
     whether open ones are repaired.
-    A `landmarks.json` in the folder, or beside a label map that is the only one in its folder, is read too.
+    Landmarks in the folder (as `folder_landmarks` finds them), or beside a label map that is the only one in
+    its folder, are read too.
     Raises ValueError, with the file's name, for what is absent, open, inside out or not readable.
     """
     path = Path(path)
@@ -58,9 +58,9 @@ def read_case(
         if source == "meshes":
             raise ValueError(f"{path} is a file; to read meshes, give their folder")
         alone = len(_volumes(path.parent)) == 1
-        landmarks = _landmarks(path.parent / LANDMARKS) if alone else None
+        landmarks = folder_landmarks(path.parent) if alone else None
         return _from_labels(path, structures, settings, case_name(path), landmarks)
-    landmarks = _landmarks(path / LANDMARKS)
+    landmarks = folder_landmarks(path)
     if source == "meshes" or (source == "auto" and mesh_files(path)):
         names = None if structures is None else list(structures)
         surfaces, findings = read_closed_surfaces(path, names, meshes)
@@ -97,42 +97,6 @@ def case_names(paths: Sequence[str | Path]) -> tuple[str, ...]:
         folders += 1
         names = ["/".join((*p.parent.parts[-folders:], n)) for p, n in zip(resolved, last, strict=True)]
     return tuple(names)
-
-
-def read_landmarks(path: str | Path) -> dict[str, Float64[np.ndarray, "R 3"]]:
-    """Landmark name -> its readings (R, 3) in world mm RAS.
-
-    Layout: {"frame": "RAS" | "LPS", "units": "mm", "readings": [{"points": {name: [x, y, z]}}, ...]}.
-    Raises ValueError, with the file's name, for another layout and for points that are not 3 finite numbers.
-    """
-    path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is not a readable JSON file: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is not a landmark file: expected an object with frame, units and readings")
-    if content.get("units") != "mm" or content.get("frame") not in ("RAS", "LPS"):
-        raise ValueError(
-            f"{path} has frame {content.get('frame')!r} and units {content.get('units')!r}; "
-            "expected RAS or LPS, and mm"
-        )
-    flip = np.array([-1.0, -1.0, 1.0] if content["frame"] == "LPS" else [1.0, 1.0, 1.0])
-    readings: dict[str, list[np.ndarray]] = {}
-    try:
-        for reading in content["readings"]:
-            for name, point in reading["points"].items():
-                place = np.array(point, dtype=np.float64)
-                if place.shape != (3,) or not np.isfinite(place).all():
-                    raise ValueError(f"{name} is at {point}; expected 3 finite numbers")
-                readings.setdefault(name, []).append(place * flip)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} is not a landmark file: {error!s}") from error
-    return {name: np.stack(points) for name, points in readings.items()}
-
-
-def _landmarks(path: Path) -> dict[str, np.ndarray] | None:
-    return read_landmarks(path) if path.is_file() else None
 
 
 def _volumes(folder: Path) -> list[Path]:
