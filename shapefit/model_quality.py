@@ -22,8 +22,9 @@ from torch import Tensor
 from shapefit import se3
 from shapefit.fit.surface import fit_surface
 from shapefit.mesh import closest_points, sample_surface
+from shapefit.pca import best_rotation
 from shapefit.settings import ProjectSettings
-from shapefit.shape_model import ShapeModel, best_rotation
+from shapefit.shape_model import ShapeModel
 from shapefit.surface import Surfaces
 from shapefit.surface_distance import distances_to, join, sample, summarise
 from shapefit.surface_distance import pool as pool_samples

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 import trimesh
 from jaxtyping import Float, Int
-from sklearn.decomposition import PCA
 from torch import Tensor
+
+from shapefit.pca import principal_components, procrustes
 
 
 class Landmarks(NamedTuple):
@@ -151,16 +152,10 @@ def train(
     """
     if len(shapes) < 2:
         raise ValueError(f"a shape model needs at least 2 shapes, got {len(shapes)}")
-    aligned = procrustes(shapes.double())
-    pca = PCA(svd_solver="full").fit(aligned.reshape(len(aligned), -1).numpy())
-    keep = int((pca.explained_variance_ > 1e-6 * pca.explained_variance_.sum()).sum())
-    std = torch.from_numpy(np.sqrt(pca.explained_variance_[:keep]))
-    components = torch.from_numpy(pca.components_[:keep])
-    mean = torch.from_numpy(pca.mean_)
-    scores = (aligned.reshape(len(aligned), -1) - mean) @ components.T / std
+    mean, components, std, scores = principal_components(procrustes(shapes.double()))
     return ShapeModel(
-        mean=mean.reshape(-1, 3),
-        components=components.reshape(keep, -1, 3),
+        mean=mean,
+        components=components,
         std=std,
         noise_variance=0.0,
         faces=faces.long(),
@@ -172,28 +167,3 @@ def train(
         cases=tuple(cases),
         metadata={"frame": "RAS", "units": "mm", **(metadata or {})},
     )
-
-
-def procrustes(shapes: Float[Tensor, "N V 3"], iterations: int = 50) -> Float[Tensor, "N V 3"]:
-    """Shapes moved rigidly onto their common mean, which has its centroid at the origin (mm).
-
-    The orientation is that of the mean of the centred shapes as they came, so their axes stay.
-    """
-    aligned = shapes - shapes.mean(1, keepdim=True)
-    mean = first = aligned.mean(0)
-    for _ in range(iterations):
-        aligned = aligned @ best_rotation(aligned, mean).mT
-        update = aligned.mean(0)
-        change = float((update - mean).abs().max())
-        mean = update
-        if change < 1e-9:
-            break
-    return aligned @ best_rotation(mean, first).mT
-
-
-def best_rotation(source: Float[Tensor, "*B V 3"], target: Float[Tensor, "V 3"]) -> Float[Tensor, "*B 3 3"]:
-    """Rotations that take centred points nearest to a centred target (Kabsch 1976), never a mirroring."""
-    u, _, vt = torch.linalg.svd(source.mT @ target)
-    sign = torch.ones(*u.shape[:-2], 3, dtype=u.dtype)
-    sign[..., 2] = torch.det(vt.mT @ u.mT).sign()
-    return vt.mT @ torch.diag_embed(sign) @ u.mT

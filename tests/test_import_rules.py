@@ -8,14 +8,25 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "shapefit"
 FLOORS = [
-    {"_closest_numba", "_pairs_numba", "workers", "se3", "mesh", "materials", "spectra", "losses", "settings"}
+    {
+        "_closest_numba",
+        "_pairs_numba",
+        "workers",
+        "pca",
+        "se3",
+        "mesh",
+        "materials",
+        "spectra",
+        "losses",
+        "settings",
+    }
     | {"camera", "interop"}  # foreign meshes and cameras: `mesh` takes them
     | {"holes", "orientation", "repair"},
-    {"view", "volume", "surface", "shape_model", "metrics"}
+    {"view", "volume", "surface", "shape_model", "landmarks", "metrics"}
     | {"alignment", "image_metrics", "surface_distance"}  # the parts of metrics
     | {"pairs", "registration", "remesh", "template"},  # the parts of correspondence
     {"render", "correspondence", "io"},
-    {"fit", "scene", "report", "jobs"} | {"build", "model_quality"},
+    {"fit", "scene", "report", "jobs"} | {"build", "model_card", "model_quality"},
     {"cli"},
 ]
 FILES = [path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__.py"]

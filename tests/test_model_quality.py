@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from shapefit.build import build_model, carry_landmarks
+from shapefit.build import build_model
 from shapefit.io.case import Case
+from shapefit.landmarks import carry_landmarks
 from shapefit.model_quality import (
     compactness,
     distances,

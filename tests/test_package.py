@@ -90,7 +90,7 @@ def test_the_wheel_carries_the_model_and_its_card(tmp_path):
     carried = [name for name in names if name.startswith("shapefit/models/pelvis/")]
     assert any(name.endswith(".h5") for name in carried)
     assert any(name.endswith(".card.json") for name in carried)
-    own = {"cli.py", "report/page.css", "report/page.js", "tube_spectra.csv"}
+    own = {"cli/__init__.py", "report/page.css", "report/page.js", "tube_spectra.csv"}
     assert {f"shapefit/{name}" for name in own} <= set(names)
     assert wheel.stat().st_size < 10_000_000
     # and finds it by name, away from the repository

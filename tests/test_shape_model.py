@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from shapefit import se3
-from shapefit.shape_model import best_rotation, procrustes, train
+from shapefit.pca import best_rotation, procrustes
+from shapefit.shape_model import train
 
 
 def ellipsoids(count: int, seed: int = 0) -> tuple:

@@ -1,16 +1,25 @@
-"""The command line: one function per command, nothing else. Everything heavy is imported inside them."""
+"""From segmentations to a model, from images to a bone, from results to figures, from a bone to a picture."""
 
 import json
-import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from shapefit.cli.options import (
+    FIT_FAILED,
+    Cases,
+    File,
+    Files,
+    Folder,
+    Labels,
+    Meshes,
+    command_line,
+    label_numbers,
+    progress_bar,
+    tell,
+)
 from shapefit.settings import (
     BuildSettings,
     EvaluateSettings,
@@ -20,15 +29,6 @@ from shapefit.settings import (
     RenderSettings,
     SurfaceSettings,
 )
-
-BAD_INPUT, FIT_FAILED = 2, 3  # exit statuses
-
-Folder = Annotated[Path, tyro.conf.arg(aliases=("-o",), metavar="DIR")]
-File = Annotated[Path, tyro.conf.arg(aliases=("-o",), metavar="FILE")]
-Files = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE [FILE ...]")]
-Cases = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="CASE [CASE ...]")]
-Meshes = Annotated[MeshSettings, tyro.conf.arg(name="")]
-Labels = Annotated[tuple[str, ...], tyro.conf.arg(metavar="STRUCTURE=LABEL [...]")]
 
 
 def build(
@@ -50,10 +50,12 @@ def build(
     """
     from shapefit.jobs import build_job
 
-    with _progress("build") as progress:
-        model = build_job(cases, _labels(labels), output, settings, surface, _command(), progress, meshes)
+    with progress_bar("build") as progress:
+        model = build_job(
+            cases, label_numbers(labels), output, settings, surface, command_line(), progress, meshes
+        )
     for name, findings in json.loads(output.with_suffix(".card.json").read_text())["findings"].items():
-        _tell(findings, f"{name}/")
+        tell(findings, f"{name}/")
     print(f"{model.metadata['id']}: {len(model.mean)} vertices, {len(model.std)} shape modes")
     for suffix in (".h5", ".card.json", ".html"):
         print(output.with_suffix(suffix))
@@ -78,9 +80,9 @@ def project(
     """
     from shapefit.jobs import project_job
 
-    with _progress("project") as progress:
-        record = project_job(model, case, output, settings, _command(), progress, meshes)
-    _tell(record["findings"])
+    with progress_bar("project") as progress:
+        record = project_job(model, case, output, settings, command_line(), progress, meshes)
+    tell(record["findings"])
     for name, value in record["residual"].items():
         print(f"{name}: {value:.2f}" if isinstance(value, float) else f"{name}: {value}")
     print(output / "fit.json")
@@ -116,10 +118,10 @@ def fit(
     """
     from shapefit.jobs import fit_job
 
-    with _progress("fit") as progress:
+    with progress_bar("fit") as progress:
         record = fit_job(
             images, camera, model, output, settings, mask, init, polarity, seen_from, frame,
-            _command(), progress,
+            command_line(), progress,
         )  # fmt: skip
     for view in record["views"]:
         terms = ", ".join(f"{name} {value:.3f}" for name, value in view["terms"].items())
@@ -155,12 +157,20 @@ def evaluate(
     """
     from shapefit.jobs import evaluate_job
 
-    with _progress("evaluate") as progress:
+    with progress_bar("evaluate") as progress:
         table = evaluate_job(
-            results, reference, output, settings, _labels(labels), structures, _command(), progress, meshes
+            results,
+            reference,
+            output,
+            settings,
+            label_numbers(labels),
+            structures,
+            command_line(),
+            progress,
+            meshes,
         )
     for measured in table["records"]:
-        _tell(measured.get("findings", {}), f"{measured['case']}/")
+        tell(measured.get("findings", {}), f"{measured['case']}/")
     for alignment, by_structure in table["table"].items():
         figures = by_structure["all"]
         shown = [f"{name} {figures[name]['mean']:.2f} mm" for name in ("assd", "hd95", "hausdorff")
@@ -190,73 +200,7 @@ def render(
     from shapefit.jobs import render_job
 
     drawn = render_job(source, camera, output, settings, meshes)
-    _tell(drawn["findings"])
+    tell(drawn["findings"])
     print(f"{drawn['lowest']:.4g} to {drawn['highest']:.4g} {'mm' if settings.picture == 'paths' else ''}")
     print(output)
     return 0
-
-
-def main() -> None:
-    """Run a command and exit: 0 done, 2 bad input, 3 no fit was found."""
-    if sys.argv[1:] == ["--version"]:
-        print(f"shapefit {version('shapefit')}")
-        sys.exit(0)
-    commands: dict[str, Callable] = {
-        "build": build,
-        "project": project,
-        "fit": fit,
-        "evaluate": evaluate,
-        "render": render,
-    }
-    description = "From one or a few fluoroscopy images to a patient's bone in 3D. `--version` says which."
-    _run(lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="shapefit", description=description))
-
-
-def fit_shape() -> None:
-    """`fit-shape`, a synonym of `shapefit fit`."""
-    _run(lambda: tyro.cli(fit, prog="fit-shape"))
-
-
-def _run(command: Callable[[], int]) -> None:
-    """What a person can put right is a line on stderr; anything else is a defect and keeps its traceback."""
-    try:
-        status = command()
-    except (ValueError, OSError) as error:
-        print(f"shapefit: error: {error}", file=sys.stderr)
-        status = BAD_INPUT
-    sys.exit(status)
-
-
-def _labels(given: Sequence[str]) -> dict[str, int]:
-    labels = {}
-    for entry in given:
-        name, _, label = entry.partition("=")
-        if not name or not label.isdecimal():
-            raise ValueError(f"--labels {entry!r} is not STRUCTURE=LABEL, as in sacrum=1")
-        labels[name] = int(label)
-    return labels
-
-
-def _tell(findings: Mapping[str, Sequence[str]], place: str = "") -> None:
-    """What was met and changed in the input, structure by structure, on stderr."""
-    for name, sentences in findings.items():
-        print(f"shapefit: {place}{name}: {'; '.join(sentences)}", file=sys.stderr)
-
-
-def _command() -> str:
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[str, float], None]]:
-    from tqdm import tqdm
-
-    with tqdm(total=1.0, desc=what, bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}") as bar:
-
-        def report(stage: str, fraction: float) -> None:
-            bar.set_description_str(f"{what}, {stage}", refresh=False)
-            bar.update(min(max(fraction, bar.n), 1.0) - bar.n)
-
-        report("reading", 0.0)
-        yield report
-        report("done", 1.0)

@@ -1,0 +1,41 @@
+"""The command line: one function per command, nothing else. Everything heavy is imported inside them."""
+
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+
+import tyro
+
+from shapefit.cli.commands import build, evaluate, fit, project, render
+from shapefit.cli.options import BAD_INPUT
+
+
+def main() -> None:
+    """Run a command and exit: 0 done, 2 bad input, 3 no fit was found."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"shapefit {version('shapefit')}")
+        sys.exit(0)
+    commands: dict[str, Callable] = {
+        "build": build,
+        "project": project,
+        "fit": fit,
+        "evaluate": evaluate,
+        "render": render,
+    }
+    description = "From one or a few fluoroscopy images to a patient's bone in 3D. `--version` says which."
+    run(lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="shapefit", description=description))
+
+
+def fit_shape() -> None:
+    """`fit-shape`, a synonym of `shapefit fit`."""
+    run(lambda: tyro.cli(fit, prog="fit-shape"))
+
+
+def run(command: Callable[[], int]) -> None:
+    """What a person can put right is a line on stderr; anything else is a defect and keeps its traceback."""
+    try:
+        status = command()
+    except (ValueError, OSError) as error:
+        print(f"shapefit: error: {error}", file=sys.stderr)
+        status = BAD_INPUT
+    sys.exit(status)

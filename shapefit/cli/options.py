@@ -1,0 +1,59 @@
+"""What commands share: types of arguments, what they tell, progress."""
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from shapefit.settings import MeshSettings
+
+BAD_INPUT, FIT_FAILED = 2, 3  # exit statuses
+
+Folder = Annotated[Path, tyro.conf.arg(aliases=("-o",), metavar="DIR")]
+File = Annotated[Path, tyro.conf.arg(aliases=("-o",), metavar="FILE")]
+Files = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE [FILE ...]")]
+Cases = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="CASE [CASE ...]")]
+Meshes = Annotated[MeshSettings, tyro.conf.arg(name="")]
+Labels = Annotated[tuple[str, ...], tyro.conf.arg(metavar="STRUCTURE=LABEL [...]")]
+
+
+def label_numbers(given: Sequence[str]) -> dict[str, int]:
+    """STRUCTURE=LABEL as a mapping. Raises ValueError for an entry that is not one."""
+    labels = {}
+    for entry in given:
+        name, _, label = entry.partition("=")
+        if not name or not label.isdecimal():
+            raise ValueError(f"--labels {entry!r} is not STRUCTURE=LABEL, as in sacrum=1")
+        labels[name] = int(label)
+    return labels
+
+
+def tell(findings: Mapping[str, Sequence[str]], place: str = "") -> None:
+    """What was met and changed in the input, structure by structure, on stderr."""
+    for name, sentences in findings.items():
+        print(f"shapefit: {place}{name}: {'; '.join(sentences)}", file=sys.stderr)
+
+
+def command_line() -> str:
+    """The command as it was typed, for records."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[str, float], None]]:
+    """A bar on stderr, and the function `progress(what, fraction)` that moves it."""
+    from tqdm import tqdm
+
+    with tqdm(total=1.0, desc=what, bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}") as bar:
+
+        def report(stage: str, fraction: float) -> None:
+            bar.set_description_str(f"{what}, {stage}", refresh=False)
+            bar.update(min(max(fraction, bar.n), 1.0) - bar.n)
+
+        report("reading", 0.0)
+        yield report
+        report("done", 1.0)
