@@ -21,7 +21,8 @@ FLOORS = [
         "settings",
     }
     | {"camera", "interop"}  # foreign meshes and cameras: `mesh` takes them
-    | {"holes", "orientation", "repair"},
+    | {"holes", "orientation", "repair"}
+    | {"anatomy", "topology"},
     {"view", "volume", "surface", "shape_model", "landmarks", "metrics"}
     | {"alignment", "image_metrics", "surface_distance"}  # the parts of metrics
     | {"pairs", "registration", "remesh", "template"},  # the parts of correspondence
