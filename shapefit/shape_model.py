@@ -13,6 +13,7 @@ import trimesh
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from shapefit.gaussian import condition, noise_root, principal_axes
 from shapefit.pca import principal_components, procrustes
 
 
@@ -89,26 +90,131 @@ class ShapeModel:
             meshes[name] = trimesh.Trimesh(array[used], local.reshape(-1, 3), process=False)
         return meshes
 
-    def sample(self, count: int, seed: int = 0) -> Float[Tensor, "N V 3"]:
-        """`count` random shapes, coefficients standard normal."""
+    def sample(self, count: int, seed: int = 0, noise: bool = False) -> Float[Tensor, "N V 3"]:
+        """`count` random shapes (mm), coefficients standard normal; with `noise`, that of each vertex too."""
         generator = torch.Generator().manual_seed(seed)
-        return self.instance(torch.randn(count, self.modes, generator=generator, dtype=self.mean.dtype))
+        shapes = self.instance(torch.randn(count, self.modes, generator=generator, dtype=self.mean.dtype))
+        if noise:
+            shapes = shapes + self.noise_variance**0.5 * torch.randn(
+                shapes.shape, generator=generator, dtype=shapes.dtype
+            )
+        return shapes
 
     def truncate(self, modes: int) -> "ShapeModel":
         """The model of the first `modes` components; what the others explained goes into the noise.
 
+        Maximum likelihood of probabilistic PCA (Tipping & Bishop 1999, J. R. Stat. Soc. B 61): the noise is
+        the mean of the variances left out, and is taken off those kept; the total variance stays.
         Raises ValueError for a negative number.
         """
         if modes < 0:
             raise ValueError(f"cannot keep {modes} modes")
-        lost = float((self.std[modes:] ** 2).sum()) / self.mean.numel()
+        if modes >= self.modes:
+            return self
+        spread = float((self.std[modes:] ** 2).sum()) / (self.mean.numel() - modes)
+        std = (self.std[:modes] ** 2 - spread).sqrt()
         return replace(
             self,
             components=self.components[:modes],
-            std=self.std[:modes],
-            scores=self.scores[:, :modes],
-            noise_variance=self.noise_variance + lost,
+            std=std,
+            scores=self.scores[:, :modes] * (self.std[:modes] / std),
+            noise_variance=self.noise_variance + spread,
         )
+
+    def marginal(self, names: Sequence[str]) -> "ShapeModel":
+        """The model of the structures named, in the order of this model; the frame stays that of the whole.
+
+        Landmarks of other structures go. Raises ValueError for an unknown name and for none.
+        """
+        if unknown := [name for name in names if name not in self.names]:
+            raise ValueError(f"the model has no {', '.join(unknown)}; it has {', '.join(self.names)}")
+        if not names:
+            raise ValueError(f"name at least one structure: {', '.join(self.names)}")
+        kept = [index for index, name in enumerate(self.names) if name in names]
+        faces = torch.isin(self.structure, torch.tensor(kept))
+        used, local = torch.unique(self.faces[faces], return_inverse=True)
+        number = torch.full((len(self.names),), -1)
+        number[kept] = torch.arange(len(kept))
+        marks = faces[self.landmarks.face]
+        basis = (self.components[:, used] * self.std[:, None, None]).reshape(self.modes, -1)
+        axes = principal_axes(basis)
+        return replace(
+            self,
+            mean=self.mean[used],
+            components=axes.components.reshape(-1, len(used), 3),
+            std=axes.std,
+            scores=self.scores @ axes.rotation.T,
+            faces=local,
+            structure=number[self.structure[faces]],
+            names=tuple(self.names[index] for index in kept),
+            labels=tuple(self.labels[index] for index in kept),
+            landmarks=Landmarks(
+                tuple(name for name, here in zip(self.landmarks.names, marks, strict=True) if here),
+                (faces.cumsum(0) - 1)[self.landmarks.face[marks]],
+                self.landmarks.barycentric[marks],
+            ),
+        )
+
+    def posterior(
+        self,
+        vertices: Int[Tensor, " P"] | Int[Tensor, "P 3"],
+        points: Float[Tensor, "P 3"],
+        noise: float | Float[Tensor, " P"] | Float[Tensor, "P 3 3"],
+        barycentric: Float[Tensor, "P 3"] | None = None,
+    ) -> "ShapeModel":
+        """The model of the shapes that have `vertices` at `points` (mm, model frame): closed form.
+
+        `noise` is the standard deviation of the points in mm, of all or of each, or their covariances in
+        mm^2, so that a point can be sure across a surface and unsure along it. With `barycentric`,
+        `vertices` (P,3) are corners and the points lie between them (landmarks). The training shapes go:
+        they are not samples of the new model. Albrecht et al. 2013, Med. Image Anal. 17(8).
+        Raises ValueError for vertices that the mesh does not have, points or noise that are not finite,
+        and for noise that is not positive.
+        """
+        corners, weights = self._places(vertices, barycentric)
+        points, root = points.to(self.mean), noise_root(noise, len(points)).to(self.mean)
+        if not torch.isfinite(points).all():
+            raise ValueError("some of the points are not finite; leave them out")
+        # the mesh's own noise is part of where a vertex is seen
+        covariance = root @ root.mT + self.noise_variance * torch.eye(3).to(root)
+        whiten = torch.linalg.inv(torch.linalg.cholesky(covariance))
+        basis = self.components * self.std[:, None, None]
+        seen = whiten @ torch.einsum("pc,kpcd->pdk", weights, basis[:, corners])
+        offset = whiten @ (points - (weights[..., None] * self.mean[corners]).sum(1))[..., None]
+        shift, spread = condition(seen.reshape(-1, self.modes), offset.reshape(-1))
+        variance, turn = torch.linalg.eigh(spread)
+        rows = torch.einsum("km,kvd->mvd", turn * variance.sqrt(), basis)
+        axes = principal_axes(rows.reshape(self.modes, -1))
+        return replace(
+            self,
+            mean=self.mean + torch.tensordot(shift, basis, dims=([0], [0])),
+            components=axes.components.reshape(-1, *self.mean.shape),
+            std=axes.std,
+            scores=torch.zeros(0, 0, dtype=self.mean.dtype),
+            cases=(),
+            metadata={**self.metadata, "posterior": f"{len(points)} points"},
+        )
+
+    def vertex_covariance(self) -> Float[Tensor, "V 3 3"]:
+        """Covariance of each vertex in mm^2, the noise included."""
+        basis = self.components * self.std[:, None, None]
+        own = self.noise_variance * torch.eye(3, dtype=self.mean.dtype)
+        return torch.einsum("kvi,kvj->vij", basis, basis) + own
+
+    def vertex_std(self) -> Float[Tensor, " V"]:
+        """Root mean square distance of each vertex from its mean place, in mm, the noise included."""
+        return torch.einsum("vii->v", self.vertex_covariance()).sqrt()
+
+    def _places(
+        self, vertices: Int[Tensor, "P *three"], barycentric: Float[Tensor, "P 3"] | None
+    ) -> tuple[Int[Tensor, "P C"], Float[Tensor, "P C"]]:
+        if beyond := [v for v in vertices.flatten().tolist() if not 0 <= v < len(self.mean)]:
+            raise ValueError(f"vertices are numbered from 0 to {len(self.mean) - 1}; got {beyond[0]}")
+        if (vertices.ndim == 2) != (barycentric is not None):
+            raise ValueError("three corners per point need barycentric coordinates, and one vertex has none")
+        if barycentric is None:
+            return vertices[:, None], torch.ones(len(vertices), 1, dtype=self.mean.dtype)
+        return vertices, barycentric.to(self.mean)
 
     def training_shapes(self) -> Float[Tensor, "N V 3"]:
         """The training shapes as the model holds them (mm), one row per entry of `cases`."""
