@@ -94,6 +94,14 @@ def surfaces_from_labels(
     return surfaces, findings
 
 
+def labels_in(labels: Volume) -> tuple[int, ...]:
+    """The labels that occur in a label map, ascending, without 0."""
+    array = labels.data.cpu().numpy()
+    if array.dtype == np.uint8:
+        return tuple((np.flatnonzero(np.bincount(array.ravel(order="K"))[1:]) + 1).tolist())
+    return tuple(int(label) for label in np.unique(array) if label != 0)
+
+
 def is_manifold(faces: Int[np.ndarray, "F 3"]) -> bool:
     """Whether every edge lies in exactly two faces."""
     edges = np.sort(np.asarray(faces, dtype=np.int64)[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)

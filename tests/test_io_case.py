@@ -1,6 +1,8 @@
 import json
 from pathlib import Path
 
+import nibabel
+import nrrd
 import numpy as np
 import pytest
 import torch
@@ -94,6 +96,145 @@ def test_what_is_not_a_case_is_an_error_that_says_what_to_do(tmp_path):
         read_case(tmp_path, STRUCTURES)
     with pytest.raises(ValueError, match="expected one of auto, meshes, labels"):
         read_case(tmp_path, STRUCTURES, source="voxels")
+
+
+def write_bones(path: Path, labels: dict[str, int], extension: str = "") -> None:
+    """Boxes side by side along x, one per name, 2 mm voxels; with the text of a header extension."""
+    array = np.zeros((10 * len(labels) + 4, 14, 14), np.uint8)
+    for n, label in enumerate(labels.values()):
+        array[10 * n + 3 : 10 * n + 10, 4:10, 4:10] = label
+    image = nibabel.Nifti1Image(array, np.diag([2.0, 2.0, 2.0, 1.0]))
+    if extension:
+        image.header.extensions.append(nibabel.nifti1.Nifti1Extension(0, extension.encode()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(image, path)
+
+
+PELVIS = {"sacrum": 25, "hip_left": 77, "hip_right": 78}  # as TotalSegmentator numbers them
+
+
+def caret(labels: dict[str, int]) -> str:
+    """The extension that TotalSegmentator writes."""
+    rows = "\n".join(
+        f'<Label Key="{n}" Red="1.0" Green="0" Blue="0" Alpha="1"><![CDATA[{name}]]></Label>'
+        for name, n in labels.items()
+    )
+    table = f"<VolumeInformation><LabelTable>{rows}</LabelTable></VolumeInformation>"
+    return f'<?xml version="1.0" encoding="UTF-8"?> <CaretExtension>{table}</CaretExtension>'
+
+
+def test_bones_of_totalsegmentator_are_known_by_name(tmp_path):
+    write_bones(tmp_path / "ct.nii.gz", PELVIS | {"liver": 5})
+    case = read_case(tmp_path / "ct.nii.gz", ["hip_right", "sacrum"])
+    assert list(case.surfaces) == ["hip_right", "sacrum"]
+    assert case.labels == {"hip_right": 78, "sacrum": 25}
+    # sacrum comes first along x, hip_right last
+    assert case.surfaces["sacrum"].centroid[0] < 20 < case.surfaces["hip_right"].centroid[0]
+
+
+def test_totalsegmentator_stands_for_the_bones_that_occur(tmp_path):
+    write_bones(tmp_path / "ct.nii.gz", PELVIS | {"liver": 5})
+    assert read_case(tmp_path / "ct.nii.gz", ["totalsegmentator"]).labels == PELVIS
+
+
+def test_a_number_goes_before_a_name_that_is_known(tmp_path):
+    write_bones(tmp_path / "ct.nii.gz", {"sacrum": 1, "hip_left": 77})
+    assert read_case(tmp_path / "ct.nii.gz", {"sacrum": 1, "hip_left": None}).labels["sacrum"] == 1
+
+
+def test_a_known_bone_that_does_not_occur_is_an_error_that_names_its_number(tmp_path):
+    write_bones(tmp_path / "ct.nii.gz", {"sacrum": 1})
+    with pytest.raises(ValueError, match=r"has no label 25 \(sacrum\); its labels are 1"):
+        read_case(tmp_path / "ct.nii.gz", ["sacrum"])
+
+
+def test_a_name_that_nothing_knows_is_an_error_that_shows_how_to_say_it(tmp_path):
+    write_bones(tmp_path / "ct.nii.gz", {"sacrum": 1})
+    with pytest.raises(ValueError, match=r"does not say which label is femur, .* as in femur=1"):
+        read_case(tmp_path / "ct.nii.gz", ["femur"])
+
+
+def test_a_header_that_names_labels_goes_before_the_table(tmp_path):
+    old = {"sacrum": 92, "hip_left": 90, "spleen": 1}  # as version 1 numbered them
+    write_bones(tmp_path / "ct.nii.gz", old, caret(old | {"hip_right": 91}))
+    case = read_case(tmp_path / "ct.nii.gz", ["hip_left", "sacrum"])
+    assert case.labels == {"hip_left": 90, "sacrum": 92}
+    assert read_case(tmp_path / "ct.nii.gz", ["totalsegmentator"]).labels == {"sacrum": 92, "hip_left": 90}
+    assert set(read_case(tmp_path / "ct.nii.gz").surfaces) == {"sacrum", "hip_left", "spleen"}
+    with pytest.raises(ValueError, match="has nothing called femur_left; it names sacrum, hip_left, spleen"):
+        read_case(tmp_path / "ct.nii.gz", ["sacrum", "femur_left"])
+
+
+def test_a_folder_of_masks_is_a_case_and_what_is_beside_them_does_not_matter(tmp_path):
+    for n, name in enumerate(PELVIS):
+        write_bones(tmp_path / "p9" / f"{name}.nii.gz", {"": 0} | {f"{k}": k == n for k in range(3)})
+    write_bones(tmp_path / "p9" / "femur_left.nii.gz", {"": 0})  # empty: it was not found
+    write_bones(tmp_path / "p9" / "liver.nii.gz", {"liver": 1})
+    write_bones(tmp_path / "p9" / "ct.nii.gz", {"ct": 200})
+    case = read_case(tmp_path / "p9", ["hip_left", "sacrum"])
+    assert list(case.surfaces) == ["hip_left", "sacrum"]
+    assert case.surfaces["hip_left"].centroid[0] - case.surfaces["sacrum"].centroid[0] == pytest.approx(20)
+    assert list(read_case(tmp_path / "p9", ["totalsegmentator"]).surfaces) == list(PELVIS)
+    assert list(read_case(tmp_path / "p9").surfaces) == list(PELVIS)
+    # numbers, as a model remembers them, are of no use here and do no harm
+    assert list(read_case(tmp_path / "p9", PELVIS).surfaces) == list(PELVIS)
+    with pytest.raises(ValueError, match=r"p9 has nothing called patella; it names sacrum, hip_left"):
+        read_case(tmp_path / "p9", ["sacrum", "hip_left", "patella"])
+    with pytest.raises(ValueError, match=r"femur_left.nii.gz has no label 1 \(femur_left\)"):
+        read_case(tmp_path / "p9", ["femur_left"])
+
+
+def write_segments(path: Path, layered: bool) -> None:
+    """What 3D Slicer writes: LPS, segments with names, in one layer or (because they overlap) in two."""
+    first = np.zeros((20, 14, 14), np.uint8)
+    first[3:9, 4:10, 4:10] = 2
+    second = np.zeros_like(first)
+    second[9:16, 4:10, 4:10] = 1 if layered else 3
+    header = {
+        "space": "left-posterior-superior",
+        "kinds": ["domain"] * 3,
+        "space directions": [[2.0, 0, 0], [0, 2.0, 0], [0, 0, 2.0]],
+        "space origin": [0.0, 0, 0],
+        "Segment0_ID": "Segment_1", "Segment0_Name": "Left Hip", "Segment0_LabelValue": "2",
+        "Segment0_Layer": "0", "Segment1_ID": "Segment_2", "Segment1_Name": "sacrum", "Segment1_LabelValue": "1" if layered else "3",
+        "Segment1_Layer": "1" if layered else "0",
+    }  # fmt: skip
+    data = first + second
+    if layered:
+        data = np.stack([first, second])
+        header["kinds"] = ["list", *header["kinds"]]
+        header["space directions"] = [[np.nan] * 3, *header["space directions"]]
+    nrrd.write(str(path), data, header)
+
+
+@pytest.mark.parametrize("layered", [False, True])
+def test_segments_of_slicer_are_known_by_their_names(tmp_path, layered):
+    write_segments(tmp_path / "p.seg.nrrd", layered)
+    case = read_case(tmp_path / "p.seg.nrrd", ["sacrum", "left_hip"])
+    assert list(case.surfaces) == ["sacrum", "left_hip"]
+    assert case.labels == {"sacrum": 1 if layered else 3, "left_hip": 2}
+    assert set(read_case(tmp_path / "p.seg.nrrd").surfaces) == {"Left Hip", "sacrum"}
+    # LPS in the file: voxel 12 of 2 mm lies 24 mm to the left
+    assert case.surfaces["sacrum"].centroid == pytest.approx([-24, -13, 13], abs=0.1)
+    assert case.surfaces["sacrum"].volume == pytest.approx(7 * 6 * 6 * 8, rel=0.1)
+
+
+def test_a_number_that_two_layers_have_must_be_a_name(tmp_path):
+    write_segments(tmp_path / "p.seg.nrrd", layered=True)
+    array, header = nrrd.read(str(tmp_path / "p.seg.nrrd"))
+    array[1] *= 2
+    nrrd.write(str(tmp_path / "p.seg.nrrd"), array, header)
+    with pytest.raises(
+        ValueError, match=r"has label 2 \(sacrum\) in 2 layers; ask for it by the segment's name"
+    ):
+        read_case(tmp_path / "p.seg.nrrd", {"sacrum": 2})
+
+
+def test_a_folder_of_meshes_is_read_by_the_same_names(tmp_path):
+    sphere = trimesh.creation.icosphere(2, radius=5)
+    write_surfaces(tmp_path, {name: sphere for name in ("hip_left", "screw", "sacrum")})
+    assert set(read_case(tmp_path, ["totalsegmentator"]).surfaces) == {"hip_left", "sacrum"}
+    assert list(read_case(tmp_path, {"screw": None}).surfaces) == ["screw"]
 
 
 def test_names_tell_cases_apart(tmp_path):

@@ -47,22 +47,18 @@ def read_labels(path: str | Path) -> Volume:
 
     Raises ValueError as `read_volume` does, and for voxels that are not whole numbers.
     """
+    array, affine = _read(Path(path))
+    return _volume(Path(path), _labels(Path(path), array), affine)
+
+
+def read_label_layers(path: str | Path) -> list[Volume]:
+    """Read a label map as `read_labels`; one that 3D Slicer wrote in layers, as overlaps need, is several."""
     path = Path(path)
     array, affine = _read(path)
-    if not np.issubdtype(array.dtype, np.integer):
-        if not np.isfinite(array).all():
-            raise ValueError(f"{path}: {int((~np.isfinite(array)).sum())} voxels are NaN or infinite")
-        whole = np.rint(array)
-        if not np.array_equal(whole, array):
-            example = array[whole != array].flat[0]
-            raise ValueError(
-                f"{path} is not a label map: it holds values such as {example:g}; is it an image?"
-            )
-        array = whole
-    low, high = int(array.min(initial=0)), int(array.max(initial=0))
-    if low < 0 or high > np.iinfo(np.int32).max:
-        raise ValueError(f"{path} is not a label map: its values run from {low} to {high}; expected >= 0")
-    return _volume(path, array.astype(np.uint8 if high < 256 else np.int32), affine)
+    labels = _labels(path, array)
+    if labels.ndim == 4 and path.name.lower().endswith(NRRD):
+        return [_volume(path, labels[..., n], affine) for n in range(labels.shape[3])]
+    return [_volume(path, labels, affine)]
 
 
 def write_volume(path: str | Path, volume: Volume) -> None:
@@ -93,6 +89,23 @@ def write_volume(path: str | Path, volume: Volume) -> None:
             nrrd.write(str(temporary), array, header)
     else:
         raise ValueError(f"cannot write a volume as {path.name}; expected .nii, .nii.gz or .nrrd")
+
+
+def _labels(path: Path, array: np.ndarray) -> np.ndarray:
+    if not np.issubdtype(array.dtype, np.integer):
+        if not np.isfinite(array).all():
+            raise ValueError(f"{path}: {int((~np.isfinite(array)).sum())} voxels are NaN or infinite")
+        whole = np.rint(array)
+        if not np.array_equal(whole, array):
+            example = array[whole != array].flat[0]
+            raise ValueError(
+                f"{path} is not a label map: it holds values such as {example:g}; is it an image?"
+            )
+        array = whole
+    low, high = int(array.min(initial=0)), int(array.max(initial=0))
+    if low < 0 or high > np.iinfo(np.int32).max:
+        raise ValueError(f"{path} is not a label map: its values run from {low} to {high}; expected >= 0")
+    return array.astype(np.uint8 if high < 256 else np.int32)
 
 
 def _volume(path: Path, array: np.ndarray, affine: np.ndarray) -> Volume:
@@ -148,7 +161,9 @@ def _read_nrrd(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if units:
         raise ValueError(f"{path} is in units of {', '.join(sorted(units))}; expected mm")
     directions = np.asarray(header["space directions"], dtype=np.float64)
-    if directions.shape != (3, 3) or array.ndim != 3 or not np.isfinite(directions).all():
+    if array.ndim == 4 and directions.shape == (4, 3) and np.isnan(directions[0]).all():
+        array, directions = np.moveaxis(array, 0, -1), directions[1:]  # a list of volumes on one grid
+    if directions.shape != (3, 3) or array.ndim not in (3, 4) or not np.isfinite(directions).all():
         raise ValueError(f"{path} has {array.ndim} axes {array.shape}; expected one 3-D volume")
     affine = np.eye(4)
     affine[:3, :3] = directions.T  # NRRD lists one row per axis
