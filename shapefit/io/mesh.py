@@ -1,4 +1,8 @@
-"""PLY, STL and OBJ surfaces <-> our meshes. The only place that knows those files' frames and habits."""
+"""PLY, STL, OBJ and VTP surfaces <-> our meshes. The only place that knows those files' frames and habits.
+
+The frame stands in the file as 3D Slicer writes and reads it (vtkMRMLModelStorageNode): `SPACE=RAS` or
+`SPACE=LPS` in a comment of a PLY or OBJ and in the header of an STL, the text `SPACE` in a VTP's field data.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -6,20 +10,24 @@ from pathlib import Path
 
 import numpy as np
 import trimesh
+from jaxtyping import Num
 
 from shapefit.io.atomic import atomic_path, prepare_output_dir
+from shapefit.io.frame import to_ras
+from shapefit.io.vtp import read_vtp, vtp_bytes
 from shapefit.mesh import require_closed
 from shapefit.repair import RepairFindings, repair_mesh
 from shapefit.settings import MeshSettings
 from shapefit.surface import Surfaces
 
-MESH_SUFFIXES = (".ply", ".stl", ".obj")
+MESH_SUFFIXES = (".ply", ".stl", ".obj", ".vtp")
+HEADER = "shapefit SPACE=RAS UNIT=mm"
 
 
 def read_mesh(path: str | Path, closed: bool = True) -> trimesh.Trimesh:
-    """Read a triangle mesh in world mm RAS; the order of a PLY's or OBJ's vertices is kept.
+    """Read a triangle mesh in world mm RAS; the order of a PLY's, OBJ's or VTP's vertices is kept.
 
-    A header that says SPACE=LPS (3D Slicer writes it) is obeyed; a file that says nothing is taken as
+    A file that says SPACE=LPS (3D Slicer writes it) is obeyed; a file that says nothing is taken as
     RAS. STL has no shared vertices, so identical ones are merged.
     Raises ValueError, with the file's name, for a file that is absent or not a mesh and, unless
     `closed=False`, for an open or inside-out surface.
@@ -31,18 +39,17 @@ def read_mesh(path: str | Path, closed: bool = True) -> trimesh.Trimesh:
     if not path.is_file():
         raise ValueError(f"{path} is not a file")
     try:
-        mesh = trimesh.load(path, process=False, force="mesh", maintain_order=True)
+        vertices, faces, space = _vtp(path) if suffix == ".vtp" else _trimesh(path)
     except Exception as error:  # trimesh passes on whatever its parsers raise
         raise ValueError(f"{path} is not a readable {suffix[1:].upper()} mesh: {error}") from error
-    if not isinstance(mesh, trimesh.Trimesh) or len(mesh.faces) == 0:
+    if len(faces) == 0:
         raise ValueError(f"{path} is not a triangle mesh: it has no faces")
-    vertices = np.array(mesh.vertices, dtype=np.float64)
-    faces = np.array(mesh.faces, dtype=np.int64)
+    if faces.min() < 0 or faces.max() >= len(vertices):
+        raise ValueError(f"{path} is not a readable mesh: its faces name vertices that it does not have")
     if suffix == ".stl":
         vertices, number = np.unique(vertices, axis=0, return_inverse=True)
         faces = number.reshape(-1)[faces]
-    if _space(path) == "LPS":
-        vertices = vertices * (-1.0, -1.0, 1.0)  # half a turn about z: the winding stays
+    vertices = to_ras(vertices, space)
     if closed:
         require_closed(vertices, faces, str(path), "repair it, or pass --repair")
     return trimesh.Trimesh(vertices, faces, process=False)
@@ -100,29 +107,75 @@ def mesh_files(folder: str | Path) -> dict[str, Path]:
 
 
 def write_mesh(path: str | Path, mesh: trimesh.Trimesh) -> None:
-    """Write a mesh (world mm, RAS) as PLY, binary, float32, or STL or OBJ by suffix; whole or not at all."""
+    """Write a mesh (world mm, RAS) in the format that the suffix names; whole or not at all.
+
+    The file says SPACE=RAS. PLY and STL are binary with 32-bit floats; OBJ and VTP keep all 64 bits.
+    """
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in MESH_SUFFIXES:
         raise ValueError(f"cannot write a mesh as {path.name}; expected {', '.join(MESH_SUFFIXES)}")
+    vertices, faces = np.asarray(mesh.vertices, dtype=np.float64), np.asarray(mesh.faces, dtype=np.int64)
+    if suffix == ".vtp":
+        write_vtp(path, vertices, faces)
+        return
+    content = {".ply": _ply, ".stl": _stl, ".obj": _obj}[suffix](vertices, faces)
     with atomic_path(path) as temporary:
-        if suffix == ".ply":
-            temporary.write_bytes(_ply(np.asarray(mesh.vertices), np.asarray(mesh.faces)))
-        else:
-            mesh.export(temporary, file_type=suffix[1:])
+        temporary.write_bytes(content)
 
 
-def write_surfaces(folder: str | Path, surfaces: Mapping[str, trimesh.Trimesh]) -> dict[str, Path]:
-    """Write each structure as `<structure>.ply` into a folder, made if absent; returns the files."""
+def write_vtp(
+    path: str | Path,
+    vertices: Num[np.ndarray, "V 3"],
+    faces: Num[np.ndarray, "F 3"],
+    vertex_data: Mapping[str, Num[np.ndarray, "V *C"]] | None = None,
+    face_data: Mapping[str, Num[np.ndarray, "F *C"]] | None = None,
+    texts: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+    """Write a mesh (world mm, RAS) with values on its vertices and faces as VTP, whole or not at all."""
+    content = vtp_bytes(
+        vertices.astype(np.float64),
+        faces.astype(np.int64),
+        vertex_data,
+        face_data,
+        {"SPACE": ["RAS"], "UNIT": ["mm"], **(texts or {})},
+    )
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_surfaces(
+    folder: str | Path, surfaces: Mapping[str, trimesh.Trimesh], suffix: str = ".ply"
+) -> dict[str, Path]:
+    """Write each structure as `<structure><suffix>` into a folder, made if absent; returns the files."""
     folder = prepare_output_dir(folder)
-    paths = {name: folder / f"{name}.ply" for name in surfaces}
+    paths = {name: folder / f"{name}{suffix}" for name in surfaces}
     for name, mesh in surfaces.items():
         write_mesh(paths[name], mesh)
     return paths
 
 
+def _trimesh(path: Path) -> tuple[np.ndarray, np.ndarray, str]:
+    mesh = trimesh.load(path, process=False, force="mesh", maintain_order=True)
+    faces = mesh.faces if isinstance(mesh, trimesh.Trimesh) else []
+    with path.open("rb") as file:
+        beginning = file.read(4096).split(b"end_header")[0]
+    spaces = re.findall(rb"SPACE\s*=\s*(RAS|LPS)\b", beginning)
+    space = spaces[0].decode() if spaces else "RAS"
+    vertices = np.array(mesh.vertices, dtype=np.float64) if len(faces) else np.zeros((0, 3))
+    return vertices, np.array(faces, dtype=np.int64).reshape(-1, 3), space
+
+
+def _vtp(path: Path) -> tuple[np.ndarray, np.ndarray, str]:
+    read = read_vtp(path)
+    said = " ".join(read.texts.get("SPACE", []))
+    return read.points, read.faces, "LPS" if "LPS" in said else "RAS"
+
+
+# written here, not by trimesh, because a reader must learn the frame from the file
+
+
 def _ply(vertices: np.ndarray, faces: np.ndarray) -> bytes:
-    # written here, not by trimesh, because a reader must learn frame and units from the header
     header = (
         "ply\nformat binary_little_endian 1.0\ncomment shapefit\ncomment SPACE=RAS\ncomment units mm\n"
         f"element vertex {len(vertices)}\nproperty float x\nproperty float y\nproperty float z\n"
@@ -133,9 +186,18 @@ def _ply(vertices: np.ndarray, faces: np.ndarray) -> bytes:
     return header.encode("ascii") + vertices.astype("<f4").tobytes() + records.tobytes()
 
 
-def _space(path: Path) -> str:
-    """RAS or LPS as a comment of the file's beginning says; RAS if it says nothing."""
-    with path.open("rb") as file:
-        beginning = file.read(4096).split(b"end_header")[0]
-    spaces = re.findall(rb"SPACE\s*=\s*(RAS|LPS)\b", beginning)
-    return spaces[0].decode() if spaces else "RAS"
+def _stl(vertices: np.ndarray, faces: np.ndarray) -> bytes:
+    records = np.zeros(
+        len(faces), dtype=[("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("colour", "<u2")]
+    )
+    corners = vertices[faces]
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    lengths = np.linalg.norm(normals, axis=1, keepdims=True)
+    records["normal"], records["corners"] = normals / np.where(lengths > 0, lengths, 1), corners
+    return HEADER.encode().ljust(80) + np.array(len(faces), "<u4").tobytes() + records.tobytes()
+
+
+def _obj(vertices: np.ndarray, faces: np.ndarray) -> bytes:
+    lines = [f"# {HEADER}", *(f"v {x!r} {y!r} {z!r}" for x, y, z in vertices.tolist())]
+    lines += [f"f {a} {b} {c}" for a, b, c in (faces + 1).tolist()]
+    return ("\n".join(lines) + "\n").encode("ascii")
