@@ -451,7 +451,7 @@ def label_map_without_a_label(place, xray, model):
 
 def label_that_is_no_number(place, xray, model):
     maps = [small.write_label_map(place / f"{seed}.nii.gz", seed) for seed in (1, 2)]
-    return ["build", *maps, "--labels", "sacrum", "-o", place / "out" / "model.h5"]
+    return ["build", *maps, "--labels", "sacrum=one", "-o", place / "out" / "model.h5"]
 
 
 def one_shape_only(place, xray, model):
@@ -527,7 +527,7 @@ SHEARED = [[1, 0.5, 0, 0], [0, 1, 0, 0], [0, 0, 1, -700], [0, 0, 0, 1]]
         (spoiled_model(lambda path: path.write_text("hello")), "not an HDF5 shape model"),
         (no_such_model, "hedgehog"),
         (label_map_without_a_label, r"no label 9 \(femur\)"),
-        (label_that_is_no_number, "'sacrum' is not STRUCTURE=LABEL"),
+        (label_that_is_no_number, "'sacrum=one' is not STRUCTURE=LABEL"),
         (one_shape_only, "at least 2 shapes, got 1"),
         (open_mesh, "sacrum.ply is not closed: 3 boundary edges"),
         (inside_out_mesh, "sacrum.ply is inside out"),

@@ -196,7 +196,8 @@ def write_segments(path: Path, layered: bool) -> None:
         "space directions": [[2.0, 0, 0], [0, 2.0, 0], [0, 0, 2.0]],
         "space origin": [0.0, 0, 0],
         "Segment0_ID": "Segment_1", "Segment0_Name": "Left Hip", "Segment0_LabelValue": "2",
-        "Segment0_Layer": "0", "Segment1_ID": "Segment_2", "Segment1_Name": "sacrum", "Segment1_LabelValue": "1" if layered else "3",
+        "Segment0_Layer": "0", "Segment1_ID": "Segment_2", "Segment1_Name": "sacrum",
+        "Segment1_LabelValue": "1" if layered else "3",
         "Segment1_Layer": "1" if layered else "0",
     }  # fmt: skip
     data = first + second

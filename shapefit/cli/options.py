@@ -18,17 +18,24 @@ File = Annotated[Path, tyro.conf.arg(aliases=("-o",), metavar="FILE")]
 Files = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE [FILE ...]")]
 Cases = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="CASE [CASE ...]")]
 Meshes = Annotated[MeshSettings, tyro.conf.arg(name="")]
-Labels = Annotated[tuple[str, ...], tyro.conf.arg(metavar="STRUCTURE=LABEL [...]")]
+Labels = Annotated[tuple[str, ...], tyro.conf.arg(metavar="STRUCTURE[=LABEL] [...]")]
 
 
-def label_numbers(given: Sequence[str]) -> dict[str, int]:
-    """STRUCTURE=LABEL as a mapping. Raises ValueError for an entry that is not one."""
-    labels = {}
+def label_numbers(given: Sequence[str]) -> dict[str, int | None]:
+    """STRUCTURE=LABEL as a mapping; None for a STRUCTURE alone, whose label is known by its name.
+
+    Raises ValueError for an entry that is neither, and for a structure that is given twice.
+    """
+    labels: dict[str, int | None] = {}
     for entry in given:
-        name, _, label = entry.partition("=")
-        if not name or not label.isdecimal():
-            raise ValueError(f"--labels {entry!r} is not STRUCTURE=LABEL, as in sacrum=1")
-        labels[name] = int(label)
+        name, equals, label = entry.rpartition("=") if "=" in entry else (entry, "", "")
+        if not name or (equals and not label.isdecimal()):
+            raise ValueError(
+                f"--labels {entry!r} is not STRUCTURE=LABEL, as in sacrum=1, nor a structure's name"
+            )
+        if name in labels:
+            raise ValueError(f"--labels gives {name} twice")
+        labels[name] = int(label) if equals else None
     return labels
 
 

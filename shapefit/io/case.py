@@ -81,6 +81,25 @@ def read_case(
     return Case(case_name(path), surfaces, landmarks, told, labels)
 
 
+def model_labels(structures: Structures, case: Case) -> dict[str, int] | None:
+    """The labels that a model of such cases remembers: as given, or as the case's file has them.
+
+    1, 2, ... in the order of the structures where files have no numbers or the same one twice, as masks have;
+    None without a choice of structures, and for a case that was read from meshes.
+    """
+    given = structures if isinstance(structures, Mapping) else {}
+    known = case.labels or {}
+    names = list(case.surfaces)
+    numbers = [
+        known[name] if given.get(name) is None and name in known else given.get(name) for name in names
+    ]
+    if structures is None or all(number is None for number in numbers):
+        return None
+    if None in numbers or len(set(numbers)) < len(numbers):
+        numbers = range(1, len(names) + 1)
+    return dict(zip(names, numbers, strict=True))
+
+
 class Part(NamedTuple):
     """Structures that share a voxel grid."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import trimesh
 
+from shapefit.anatomy import TOTALSEGMENTATOR
 from shapefit.io.atomic import atomic_folder, write_text
 from shapefit.io.case import case_names, read_case
 from shapefit.io.mesh import mesh_files, read_mesh
@@ -23,7 +24,7 @@ def evaluate_job(
     references: Sequence[Path],
     output: Path,
     settings: EvaluateSettings,
-    labels: Mapping[str, int] | None = None,
+    labels: Mapping[str, int | None] | None = None,
     structures: Sequence[str] = (),
     command: str = "",
     progress: Callable[[str, float], None] | None = None,
@@ -63,7 +64,7 @@ def _compare(
     reference: Path,
     name: str,
     settings: EvaluateSettings,
-    labels: Mapping[str, int] | None,
+    labels: Mapping[str, int | None] | None,
     structures: Sequence[str],
     meshes: MeshSettings | None,
 ) -> tuple[dict, tuple[Surfaces, Surfaces]]:
@@ -74,6 +75,8 @@ def _compare(
     if not fit and not files:
         raise ValueError(f"{result} holds neither {FILE} nor a mesh; expected the output of shapefit fit")
     known = dict(labels or fit.get("structures") or {})
+    if TOTALSEGMENTATOR in known:
+        known = dict.fromkeys(fit.get("structures") or files)
     names = list(structures or known or files)
     if missing := [s for s in structures if known and s not in known]:
         raise ValueError(f"{result} knows no structure {missing[0]!r}; its structures are {', '.join(known)}")
