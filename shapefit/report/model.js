@@ -1,59 +1,199 @@
 "use strict";
-shapefit.run(async () => {
-  const { data } = shapefit;
-  const bones = data.structures.map((mesh) => ({
-    mean: shapefit.columns(shapefit.floats(mesh.vertices)),
-    modes: mesh.modes.map((mode) => shapefit.columns(shapefit.floats(mode))),
-  }));
-  const element = await shapefit.scene("shape", data.structures.map((mesh) =>
-    Object.assign(shapefit.trace(mesh), { meta: mesh.name })), "oblique", 1.25);
+shapefit.run(() => {
+  const { data } = shapefit, packed = data.model, count = packed.modes.length;
+  const shape = shapefit.shapeModel(packed);
+  const find = (id) => document.getElementById(id);
+  const frame = document.querySelector(".viewer"), canvas = find("shape");
+  const background = getComputedStyle(frame).getPropertyValue("--backdrop").trim();
+  const view = shapefit.viewer(canvas, { mean: shape.mean, faces: shape.faces, structures: packed.structures, background });
+  const label = view ? shapefit.overlay(frame, view) : () => {};
+  if (view) shapefit.handle(canvas, view, () => document.querySelectorAll('[data-choice="look"] button')
+    .forEach((button) => button.setAttribute("aria-pressed", false)));
+  else frame.classList.add("blind");
 
-  const sliders = Array.from({ length: data.modes }, (_, k) => document.getElementById(`mode${k}`));
-  const shape = (coefficients) => {
-    const all = { x: [], y: [], z: [] };
-    for (const bone of bones) {
-      ["x", "y", "z"].forEach((axis, d) => {
-        const out = Float32Array.from(bone.mean[d]);
-        coefficients.forEach((c, k) => {
-          if (c === 0) return;
-          const mode = bone.modes[k][d];
-          for (let n = 0; n < out.length; n++) out[n] += c * mode[n];
-        });
-        all[axis].push(out);
-      });
-    }
-    return all;
-  };
+  const sliders = packed.modes.map((_, k) => find(`mode${k}`));
+  const outputs = packed.modes.map((_, k) => find(`value${k}`));
+  const at = { positions: Float64Array.from(shape.mean), normals: new Float32Array(shape.mean.length),
+    offset: new Float32Array(shape.count), colours: new Float32Array(shape.count) };
+  const now = { coefficients: new Array(count).fill(0), name: "Mean shape", short: "", colour: "structure", top: 1 };
+  const signed = (value, digits) => value.toFixed(digits).replace(/^-(?=[0.]*$)/, "").replace("-", "\u2212");
 
-  let waiting = false;
-  const update = () => {
-    sliders.forEach((s, k) => { document.getElementById(`value${k}`).textContent = Number(s.value).toFixed(1); });
-    if (waiting) return;
-    waiting = true; // at most one new shape per frame, whatever the mouse does
-    requestAnimationFrame(() => {
-      waiting = false;
-      Plotly.restyle(element, shape(sliders.map((s) => Number(s.value))), data.structures.map((_, n) => n));
-    });
-  };
-  sliders.forEach((s) => s.addEventListener("input", update));
-  document.getElementById("reset").addEventListener("click", () => { sliders.forEach((s) => { s.value = 0; }); update(); });
-  document.getElementById("random").addEventListener("click", () => {
-    sliders.forEach((s) => { // Box and Muller
-      const radius = Math.sqrt(-2 * Math.log(1 - Math.random()));
-      s.value = Math.max(-3, Math.min(3, radius * Math.cos(2 * Math.PI * Math.random())));
-    });
-    update();
+  // Colours: the end of the scale is a round number; it grows while one moves, and shrinks when one has let go.
+  const ROUND = [[1, 5], [1.5, 3], [2, 4], [2.5, 5], [3, 3], [4, 4], [5, 5], [6, 3], [8, 4], [10, 5]]; // and in how many steps
+  function ceiling(value) {
+    const power = 10 ** Math.floor(Math.log10(Math.max(value, 1e-9)));
+    const [top, steps] = ROUND.find(([end]) => end * power >= value * (1 - 1e-9));
+    return [top * power, steps];
+  }
+
+  function paint(settled) {
+    const kind = now.colour, bar = frame.querySelector(".colourbar");
+    bar.hidden = kind === "structure";
+    find("spread-of").hidden = kind !== "spread";
+    if (kind === "structure") return view?.values(null);
+    const of = find("spread");
+    if (kind === "spread") at.colours = shape.spread(of.value);
+    else shape.distance(at.positions, kind === "signed", at.colours);
+    let most = 0;
+    for (const value of at.colours) most = Math.max(most, Math.abs(value));
+    const [top, steps] = ceiling(Math.max(most, kind === "spread" ? 1e-3 : 1, settled ? 0 : now.top));
+    now.top = top;
+    const ramp = packed.scales[kind === "signed" ? "signed" : "distance"], low = kind === "signed" ? -now.top : 0;
+    const stops = kind === "signed" ? [low, low / 2, 0, top / 2, top]
+      : Array.from({ length: steps + 1 }, (_, n) => (top * n) / steps);
+    const title = { spread: `standard deviation, ${of.selectedOptions[0].text}`, distance: "distance to the mean",
+      signed: "inwards (\u2212) or outwards (+) of the mean" }[kind];
+    bar.querySelector(".title").textContent = `${title}, mm; at most ${signed(most, 2)}`;
+    bar.querySelector(".ramp").style.background = `linear-gradient(to right, ${ramp.join(",")})`;
+    bar.querySelector(".ticks").replaceChildren(...stops.map((value) => {
+      const tick = document.createElement("span");
+      tick.textContent = signed(value, 3).replace(/\.?0+$/, "") || "0";
+      return tick;
+    }));
+    return view?.values(at.colours, [low, now.top], ramp);
+  }
+
+  function marks() {
+    const named = find("names")?.checked, shown = find("marks")?.checked, points = shown ? shape.carried(at.positions) : [];
+    view?.balls(points);
+    const out = shown ? shape.carried(at.normals) : [];
+    if (find("names")) find("names").disabled = !shown;
+    label(shown && named ? points.map((point, l) => ({ name: packed.landmarks.names[l], at: point, out: out[l] })) : []);
+  }
+
+  function tell() {
+    let sum = 0, most = 0;
+    for (const value of shape.distance(at.positions, false, at.offset)) { sum += value; if (value > most) most = value; }
+    const far = Math.hypot(...now.coefficients), usual = Math.sqrt(Math.max(count - 0.5, 0)); // of a chi distribution
+    find("shape-name").textContent = now.name;
+    find("shape-facts").textContent = most < 5e-4 ? "" : `${(sum / shape.count).toFixed(1)} mm from the mean on average, `
+      + `${most.toFixed(1)} mm at most \u00b7 Mahalanobis distance ${far.toFixed(1)} (random shapes: `
+      + `${Math.max(usual - 1.39, 0).toFixed(1)} to ${(usual + 1.39).toFixed(1)})`;
+  }
+
+  const scatter = shapefit.scatter(find("scatter"), packed.cases, packed.share, {
+    onCase: (n) => showCase(n),
+    onPlace: (across, a, up, b) => {
+      const next = [...now.coefficients];
+      next[across] = a;
+      next[up] = b;
+      stop();
+      set(next, "A shape by hand", "", false);
+    },
   });
 
-  const colours = { vertex: "#56B4E9", surface: "#1c1c1e" };
-  for (const name of ["compactness", "generalisation", "specificity"]) {
-    const curves = Object.entries(data.curves).filter(([key]) => key.startsWith(name));
-    if (!curves.length) continue;
-    shapefit.lines(name, curves.map(([key, points]) => ({
-      type: "scatter", mode: "lines+markers", x: points.map((p) => p[0]), y: points.map((p) => p[1]), name: key,
-      line: { width: 1.6, color: name === "generalisation" ? colours[key.split(" ")[1]] : "#1c1c1e" }, marker: { size: 4 },
-      hovertemplate: `${key}: %{y:.3f} at %{x} modes<extra></extra>`,
-    })), { xaxis: { title: { text: "modes" }, rangemode: "tozero" },
-      yaxis: { title: { text: name === "compactness" ? "share of variance" : "mm" }, rangemode: "tozero" } });
+  function update(settled) {
+    shape.bend(now.coefficients, at.positions);
+    shape.normals(at.positions, at.normals);
+    view?.surface(Float32Array.from(at.positions), at.normals);
+    if (now.colour !== "spread" || settled) paint(settled);
+    marks();
+    tell();
+    sliders.forEach((slider, k) => {
+      if (Number(slider.value) !== now.coefficients[k]) slider.value = now.coefficients[k];
+      outputs[k].textContent = signed(now.coefficients[k], 2);
+    });
+    scatter(now.coefficients, now.short);
   }
+
+  // Coefficients in std; those left out are zero. Everything that shows the shape follows at once.
+  function set(coefficients, name = "A shape by hand", short = "", settled = true) {
+    now.coefficients = sliders.map((_, k) => coefficients[k] || 0);
+    Object.assign(now, { name, short });
+    find("case").value = short && packed.cases.some((one) => one.name === short) ? short : "";
+    document.querySelectorAll("#scatter .dot").forEach((dot) => dot.classList.toggle("chosen", dot.dataset.case === find("case").value));
+    update(settled);
+  }
+
+  const title = (name) => (name.endsWith("~") ? `${name.slice(0, -1)}, mirrored` : name);
+  function showCase(n) {
+    stop();
+    set(packed.cases[n].coefficients, `Training case ${title(packed.cases[n].name)}`, packed.cases[n].name);
+  }
+
+  const cases = find("case");
+  cases.add(new Option(packed.cases.length ? "a training case \u2026" : "no training cases", ""));
+  for (const one of packed.cases) cases.add(new Option(title(one.name), one.name));
+  cases.disabled = !packed.cases.length;
+  cases.addEventListener("change", () => {
+    if (cases.value) showCase(packed.cases.findIndex((one) => one.name === cases.value));
+  });
+  const mean = () => { stop(); set([], "Mean shape"); };
+  find("mean").addEventListener("click", mean);
+  find("random").addEventListener("click", () => {
+    const draw = () => { // Box and Muller; beyond the sliders' ends, again
+      const value = Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random());
+      return Math.abs(value) <= packed.range ? value : draw();
+    };
+    stop();
+    set(sliders.map(draw), "Random shape");
+  });
+
+  let due = false;
+  sliders.forEach((slider, k) => {
+    slider.addEventListener("input", () => {
+      if (playing.mode === k) stop();
+      now.coefficients[k] = Number(slider.value);
+      if (due) return;
+      due = true; // at most one new shape per frame, whatever the mouse does
+      requestAnimationFrame(() => { due = false; set(now.coefficients, "A shape by hand", "", false); });
+    });
+    slider.addEventListener("change", () => paint(true));
+    slider.addEventListener("dblclick", () => { set(now.coefficients.map((c, j) => (j === k ? 0 : c))); });
+  });
+
+  const playing = { mode: null, phase: 0, then: 0 };
+  const SECONDS = 5; // there and back
+  function stop() {
+    if (playing.mode === null) return;
+    document.querySelector(`[data-play="${playing.mode}"]`).setAttribute("aria-pressed", false);
+    playing.mode = null;
+  }
+  function step(time) {
+    if (playing.mode === null) return;
+    playing.phase += (2 * Math.PI * Math.min(time - playing.then, 100)) / 1000 / SECONDS;
+    playing.then = time;
+    const next = [...now.coefficients];
+    next[playing.mode] = packed.range * Math.sin(playing.phase);
+    set(next, `Mode ${playing.mode + 1}`, "", false);
+    requestAnimationFrame(step);
+  }
+  document.querySelectorAll("[data-play]").forEach((button) => button.addEventListener("click", () => {
+    const mode = Number(button.dataset.play), same = playing.mode === mode;
+    stop();
+    if (same) return paint(true);
+    button.setAttribute("aria-pressed", true);
+    const start = Math.max(-1, Math.min(1, now.coefficients[mode] / packed.range));
+    Object.assign(playing, { mode, phase: Math.asin(start), then: performance.now() });
+    return requestAnimationFrame(step);
+  }));
+
+  const colour = (kind) => { now.colour = kind; paint(true); };
+  shapefit.choices("colour", colour);
+  find("spread").addEventListener("change", () => paint(true));
+  shapefit.choices("look", (name) => view?.look(name));
+  for (const id of ["marks", "names"]) find(id)?.addEventListener("change", marks);
+  packed.structures.forEach(({ name }, n) => {
+    const box = document.querySelector(`[data-structure="${CSS.escape(name)}"]`);
+    box.addEventListener("change", () => view?.show(n, box.checked));
+  });
+  window.addEventListener("beforeprint", () => {
+    frame.style.setProperty("--aspect", frame.clientWidth / frame.clientHeight); // the picture keeps its shape on paper
+    view?.paint();
+  });
+
+  set([], "Mean shape");
+  // For scripts and consoles: coefficients in std, vertices in mm as they are drawn, structure by structure.
+  shapefit.explorer = {
+    set,
+    coefficients: () => [...now.coefficients],
+    vertices: (name) => {
+      const { span } = packed.structures.find((one) => one.name === name);
+      return Array.from(at.positions.subarray(3 * span[0], 3 * (span[0] + span[1])));
+    },
+    landmarks: () => shape.carried(at.positions),
+    colours: () => ({ kind: now.colour, top: now.top, values: Array.from(at.colours) }),
+    shown: (name) => !view?.hidden(packed.structures.findIndex((one) => one.name === name)),
+    view,
+  };
 });

@@ -12,14 +12,30 @@ from plotly.offline import get_plotlyjs
 
 from shapefit.io.atomic import write_text
 
+# A browser refuses such a page any address, even if a script asked for one.
+OFFLINE = (
+    '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data: blob:; '
+    "style-src 'unsafe-inline'; script-src 'unsafe-inline'\">"
+)
+
 
 def write_page(
-    path: str | Path, title: str, kind: str, body: str, data: dict, scripts: Sequence[str]
+    path: str | Path,
+    title: str,
+    kind: str,
+    body: str,
+    data: dict,
+    scripts: Sequence[str],
+    styles: Sequence[str] = (),
+    plotly: bool = True,
 ) -> None:
-    """Write a page with everything that it needs inside: style, plotly.js, data and scripts by file name.
+    """Write a page with everything that it needs inside: styles, plotly.js, data and scripts by file name.
 
     `kind` says in a few words what the page is; `body` is HTML; `data` is `shapefit.data` to the scripts.
+    A page without `plotly` is some 4.7 MB smaller.
     """
+    look = "\n".join(asset(name) for name in ("page.css", *styles))
+    library = f"<script>{get_plotlyjs()}</script>" if plotly else ""
     text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
     code = "\n".join(f"<script>\n{asset(name)}\n</script>" for name in ("page.js", *scripts))
     write_text(
@@ -28,11 +44,12 @@ def write_page(
 <html lang="en">
 <head>
 <meta charset="utf-8">
+{"" if plotly else OFFLINE}
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)}</title>
 <link rel="icon" href="data:,">
 <style>
-{asset("page.css")}
+{look}
 </style>
 </head>
 <body>
@@ -43,7 +60,7 @@ def write_page(
 </header>
 {body}
 <script type="application/json" id="data">{text}</script>
-<script>{get_plotlyjs()}</script>
+{library}
 {code}
 </body>
 </html>

@@ -1,0 +1,236 @@
+"""Figures of a shape model's card as curves and tables in HTML."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from shapefit.report.curves import Curve, chart
+from shapefit.report.figures import cell
+from shapefit.report.page import escape, number, readable, section
+
+INK, BLUE = "#1c1c1e", "#0072B2"
+DEFINITIONS = {
+    "compactness": "Compactness: share of the variance that the first modes hold.",
+    "generalisation": "Generalisation: how far a shape that was left out lies from its best reconstruction.",
+    "specificity": "Specificity: how far random shapes, drawn with the model&rsquo;s own variances, lie from "
+    "the nearest training shape.",
+}
+KINDS = {"surface": (INK, "between surfaces"), "vertex": (BLUE, "vertex to vertex")}
+
+
+def quality_curves(card: Mapping) -> dict[str, list[Curve]]:
+    """The curves that a card holds, with their bands, by the names of `DEFINITIONS`."""
+    found: dict[str, list[Curve]] = {}
+    if shares := card.get("compactness"):
+        points = [(0.0, 0.0)] + [(n + 1.0, float(v)) for n, v in enumerate(shares)]
+        band = card.get("compactness_band") or []
+        around = [(0.0, 0.0)] + [(float(low), float(high)) for low, high in band] if band else []
+        found["compactness"] = [Curve("compactness", points, around, INK)]
+    for name in ("generalisation", "specificity"):
+        entry = card.get(name) or {}
+        for kind, (colour, words) in KINDS.items():
+            if kind in entry:
+                points = [(float(m), float(v)) for m, v in zip(entry["modes"], entry[kind], strict=True)]
+                band = [(float(a), float(b)) for a, b in (entry.get("band") or {}).get(kind, [])]
+                found.setdefault(name, []).append(Curve(f"{name} {words}", points, band, colour))
+    return found
+
+
+def quality(card: Mapping) -> str:
+    """Compactness, generalisation and specificity over the number of modes, drawn and as a table."""
+    found = quality_curves(card)
+    if not found:
+        return ""
+    plots = ""
+    for name, curves in found.items():
+        text = DEFINITIONS[name]
+        if len(curves) > 1:
+            text += " Black between surfaces, blue vertex to vertex."
+        elif name != "compactness":
+            text += f" {curves[0].name.removeprefix(name).strip().capitalize()}."
+        up = "share of the variance" if name == "compactness" else "mm"
+        plots += f"<figure>{chart(curves, 'modes', up)}<figcaption>{text}</figcaption></figure>"
+    note = (
+        "Bands: 95 % of bootstrap repetitions over the training cases."
+        if any(curve.band for curves in found.values() for curve in curves)
+        else ""
+    )
+    return section("How good it is", f'<div class="views">{plots}</div>{_table_of(found)}', note)
+
+
+def _table_of(found: Mapping[str, Sequence[Curve]]) -> str:
+    counts = sorted(
+        {m for name, cs in found.items() if name != "compactness" for c in cs for m, _ in c.points}
+    )
+    if not counts:
+        return ""
+    curves = [(curve, 3 if name == "compactness" else 2) for name, cs in found.items() for curve in cs]
+    heads = "".join(
+        f"<th>{escape(c.name)}{'' if c.name == 'compactness' else ' <small>mm</small>'}</th>"
+        for c, _ in curves
+    )
+    body = ""
+    for count in counts:
+        body += f"<tr><td>{count:g}</td>"
+        for curve, digits in curves:
+            values = dict(curve.points)
+            body += f"<td>{number(values.get(count), digits)}"
+            if curve.band and count in values:
+                low, high = dict(zip([m for m, _ in curve.points], curve.band, strict=True))[count]
+                body += f" <small>{number(low, digits)} to {number(high, digits)}</small>"
+            body += "</td>"
+        body += "</tr>"
+    return (
+        f'<div class="scroll"><table><thead><tr><th>modes</th>{heads}</tr></thead><tbody>{body}</tbody>'
+        "</table></div>"
+    )
+
+
+def leave_one_out(card: Mapping) -> str:
+    table = card.get("leave_one_out") or {}
+    rows = table.get("cases") or []
+    if not rows:
+        return ""
+    figures = ("assd", "hd95", "hausdorff")
+    bones = list(rows[0].get("structures", {}))
+    body = ""
+    for row in rows:
+        body += f"<tr><td>{escape(row['case'])}</td>" + "".join(cell(row, key) for key in figures)
+        body += "".join(cell(row["mean_shape"], key, "first" if key == "assd" else "") for key in figures)
+        body += "".join(cell(row["structures"][b], "assd", "first" if b == bones[0] else "") for b in bones)
+        body += "</tr>"
+    mean, base = table.get("mean") or {}, table.get("mean_shape") or {}
+    per_bone = [{"assd": float(np.mean([r["structures"][b]["assd"] for r in rows]))} for b in bones]
+    body += '<tr class="total main"><td>mean</td>' + "".join(cell(mean, key) for key in figures)
+    body += "".join(cell(base, key, "first" if key == "assd" else "") for key in figures)
+    body += "".join(cell(value, "assd", "" if n else "first") for n, value in enumerate(per_bone)) + "</tr>"
+    heads = "<th>ASSD</th><th>HD95</th><th>HD</th>"
+    again = heads.replace("<th>", '<th class="first">', 1)
+    named = "".join(
+        f"<th{'' if n else ' class=first'}>{escape(readable(bone))}</th>" for n, bone in enumerate(bones)
+    )
+    head = (
+        '<tr class="group"><th></th><th colspan="3">fitted, mm</th>'
+        '<th class="first" colspan="3">mean shape, mm</th>'
+        f'<th class="first" colspan="{len(bones)}">ASSD of each bone, fitted, mm</th></tr>'
+        f"<tr><th>case</th>{heads}{again}{named}</tr>"
+    )
+    note = (
+        "Each case fitted in 3D by the model of the others: the best that this model can say of a new bone."
+    )
+    if table.get("note"):
+        note += f" {escape(table['note'][:1].upper() + table['note'][1:])}."
+    return section(
+        "Leave one out",
+        f'<div class="scroll"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>',
+        note,
+    )
+
+
+WAYS = {
+    "model_to_segmentation": "model to segmentation, mm",
+    "segmentation_to_model": "segmentation to model, mm",
+    "thin": "thin and sharp parts, mm",
+    "normals": "between normals, degrees",
+}
+
+
+def registration(card: Mapping) -> str:
+    """How truly the template lies on each training case."""
+    rows = card.get("registration") or {}
+    if not rows:
+        return ""
+    first = next(iter(rows.values()))
+    ways = {way: title for way, title in WAYS.items() if isinstance(first.get(way), dict)}
+    figures = ("mean", "p95", "max")
+
+    def line(name: str, row: Mapping, css: str = "") -> str:
+        cells = "".join(
+            cell(row.get(way) or {}, figure, "first" if figure == "mean" else "")
+            for way in ways
+            for figure in figures
+        )
+        folds = "" if row.get("flipped_faces") is None else str(row["flipped_faces"])
+        return f'<tr{css}><td>{escape(name)}</td>{cells}<td class="first">{folds}</td></tr>'
+
+    body = "".join(line(name, row) for name, row in rows.items())
+    if mean := card.get("registration_mean"):
+        body += line("mean", mean, ' class="total main"')
+    groups = "".join(f'<th class="first" colspan="3">{title}</th>' for title in ways.values())
+    heads = '<th class="first">mean</th><th>95 %</th><th>max</th>' * len(ways)
+    return section(
+        "Training cases, as registered",
+        '<div class="scroll"><table><thead><tr class="group"><th></th>'
+        f'{groups}<th class="first">flipped</th></tr><tr><th>case</th>{heads}'
+        f'<th class="first">faces</th></tr></thead><tbody>{body}</tbody></table></div>',
+        "Distance between the surface in correspondence and the surface of the segmentation.",
+        "registration",
+    )
+
+
+def correspondence(card: Mapping) -> str:
+    """What the card says of correspondence across cases: places covered, landmarks carried."""
+    entry = card.get("correspondence") or {}
+    return section("Correspondence", entries(entry), name="correspondence") if entry else ""
+
+
+def calibration(card: Mapping) -> str:
+    """Whether the bands that the model states hold what they promise on cases left out."""
+    entry = card.get("calibration") or {}
+    return section("Calibration", entries(entry), name="calibration") if entry else ""
+
+
+def entries(value: Mapping) -> str:
+    """Any nest of figures as HTML: rows of like keys as tables, single figures as a list, text as it is."""
+    single, blocks = "", ""
+    for key, item in value.items():
+        name = escape(readable(str(key)))
+        rows = _rows(item)
+        if rows:
+            columns = list(dict.fromkeys(column for _, row in rows for column in row))
+            heads = "".join(f"<th{_text(rows, column)}>{escape(readable(column))}</th>" for column in columns)
+            body = "".join(
+                f"<tr><td>{escape(label)}</td>"
+                + "".join(f"<td{_text(rows, column)}>{_figure(row.get(column))}</td>" for column in columns)
+                + "</tr>"
+                for label, row in rows
+            )
+            blocks += (
+                f'<h3>{name}</h3><div class="scroll"><table><thead><tr><th></th>{heads}</tr></thead>'
+                f"<tbody>{body}</tbody></table></div>"
+            )
+        elif isinstance(item, Mapping):
+            blocks += f"<h3>{name}</h3>{entries(item)}" if item else ""
+        elif isinstance(item, str) and len(item) > 40:
+            blocks += f"<p>{escape(item)}</p>"
+        else:
+            single += f"<tr><td>{name}</td><td>{_figure(item)}</td></tr>"
+    return (f"<table><tbody>{single}</tbody></table>" if single else "") + blocks
+
+
+def _rows(item: object) -> list[tuple[str, Mapping]]:
+    """Named rows of single figures, if that is what an entry holds."""
+    if isinstance(item, Mapping):
+        rows = [(readable(str(name)), row) for name, row in item.items()]
+    elif isinstance(item, list) and item and all(isinstance(row, Mapping) and row for row in item):
+        rows = []
+        for row in item:
+            first = next(iter(row))
+            rows.append((str(row[first]), {key: v for key, v in row.items() if key != first}))
+    else:
+        return []
+    plain = (str, int, float, type(None))
+    flat = all(isinstance(r, Mapping) and all(isinstance(v, plain) for v in r.values()) for _, r in rows)
+    return rows if rows and flat else []
+
+
+def _text(rows: Sequence[tuple[str, Mapping]], column: str) -> str:
+    return ' class="text"' if any(isinstance(row.get(column), str) for _, row in rows) else ""
+
+
+def _figure(value: object) -> str:
+    if value is None or isinstance(value, str | bool | int):
+        return "&ndash;" if value is None else escape(value)
+    if isinstance(value, float):
+        return number(value, 2 if abs(value) >= 0.1 or value == 0 else 3)
+    return ", ".join(_figure(one) for one in value) if isinstance(value, list) else escape(value)
