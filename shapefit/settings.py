@@ -35,6 +35,8 @@ class BuildSettings:
     """closest-point steps per stiffness"""
     leave_one_out: bool = True
     """fit each case with the model of the others, and write the table into the card"""
+    leave_one_out_cases: int = 30
+    """of larger sets so many cases are left out in turn, evenly chosen; 0: all"""
     workers: int = 2
     """processes that register cases side by side"""
     seed: int = 0
@@ -165,7 +167,51 @@ class ProjectSettings:
     """closest-point steps of the placement alone"""
     steps: int = 30
     """closest-point steps of placement and shape together"""
+    residual: int = 0
+    """functions of a Gaussian process that follows the surface where the modes cannot; 0: the modes alone"""
+    residual_steps: int = 8
+    """closest-point steps of modes and process together"""
+    residual_prior_weight: float = 5e-5
+    """as prior_weight, in those steps"""
     softening: float = 0.5
     """mm, distances below this count squared, above it linearly"""
     seed: int = 0
     """of the random surface samples"""
+
+
+@dataclass(frozen=True)
+class InspectSettings:
+    """When a segmentation is flagged."""
+
+    tunnel: float = 3.0
+    """mm, tunnels are counted after all that are narrower than this have been closed"""
+    tunnel_margin: int = 3
+    """tunnels beyond the median of the run that are let pass, of bones that vary in them (sacrum)"""
+    island: float = 50.0
+    """mm^3 of a separate piece beside the largest one of a structure"""
+    cavity: float = 50.0
+    """mm^3 of an enclosed void"""
+    border: float = 30.0
+    """mm^2 of a structure's cut face at the end of the volume, or of a flat cap of its mesh"""
+    smallest: int = 500
+    """voxels that a structure has at least"""
+    spacing: float = 3.0
+    """mm, edge of a voxel above which a grid is too coarse"""
+    anisotropy: float = 4.0
+    """longest edge of a voxel over its shortest"""
+    oblique: float = 30.0
+    """degrees between the grid's axes and the patient's, above which it is worth a look"""
+    facing: float = 60.0
+    """degrees by which two bones may lie askew to where they should be to each other"""
+    outlier: float = 3.5
+    """robust standard deviations (1.4826 x median absolute deviation) of log volume and of left over right"""
+    spread: float = 0.08
+    """least standard deviation of the log volume (about 8 %)"""
+    asymmetry: float = 0.04
+    """least standard deviation of the log of left over right (about 4 %)"""
+    cases: int = 5
+    """that a run needs before cases are compared with one another"""
+    picture: int = 400
+    """pixels along the longer side of a thumbnail"""
+    workers: int = 2
+    """processes that look at cases side by side"""

@@ -25,9 +25,12 @@ FLOORS = [
     | {"anatomy", "topology"},
     {"view", "volume", "surface", "shape_model", "landmarks", "metrics"}
     | {"alignment", "image_metrics", "surface_distance"}  # the parts of metrics
+    | {"inspection", "inspection_flags"}
     | {"pairs", "registration", "remesh", "template"},  # the parts of correspondence
     {"render", "correspondence", "io"},
-    {"fit", "scene", "report", "jobs"} | {"build", "model_card", "model_quality"},
+    {"fit", "scene", "report", "jobs"}
+    | {"correspondence_quality", "landmark_transfer"}
+    | {"build", "model_card", "model_quality", "quality_bands"},
     {"cli"},
 ]
 FILES = [path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__.py"]
