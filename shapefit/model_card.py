@@ -7,16 +7,18 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from shapefit.correspondence_quality import coverage, registration_means, registration_quality
 from shapefit.io.case import Case
+from shapefit.landmark_transfer import others_landmarks, positions, transfer_table
 from shapefit.model_quality import (
     compactness,
     generalisation,
     leave_one_out,
     mode_counts,
-    registration_residual,
     specificity,
+    subjects,
 )
-from shapefit.registration import flipped_faces
+from shapefit.quality_bands import compactness_band, generalisation_band, specificity_band
 from shapefit.settings import BuildSettings
 from shapefit.shape_model import ShapeModel
 
@@ -33,8 +35,9 @@ def model_card(
 ) -> dict:
     """JSON-able record of a model that was built from cases, whose registered `shapes` are in world mm.
 
-    It holds frame, units, licence, source, subjects, registration residuals in mm, quality curves and the
-    leave-one-out table. Rows of `shapes` beyond the cases are their mirror images.
+    It holds frame, units, licence, source, subjects, the quality of each registration, what of thin and
+    sharp places is covered, quality curves with their bands, the leave-one-out table and how well landmarks
+    are carried; all distances in mm. Rows of `shapes` beyond the cases are their mirror images.
     """
     card: dict = dict(metadata) | {
         "frame": "RAS",
@@ -48,41 +51,75 @@ def model_card(
         "std": model.std.tolist(),
         "settings": {key: _plain(value) for key, value in asdict(settings).items()},
     }
+    own = shapes[: len(cases)]
+    registered = {
+        case.name: registration_quality(shape, model, case.surfaces, case.landmarks)
+        for case, shape in zip(cases, own, strict=True)
+    }
+    card["coverage"] = coverage(registered)
     card["registration"] = {
-        case.name: registration_residual(shape, model, case.surfaces)
-        | {"flipped_faces": len(flipped_faces(shape.numpy(), model.faces.numpy()))}
-        for case, shape in zip(cases, shapes, strict=False)
+        name: {key: value for key, value in row.items() if key != "places"}
+        for name, row in registered.items()
     }
-    card["registration_mean"] = {
-        way: {
-            figure: float(np.mean([row[way][figure] for row in card["registration"].values()]))
-            for figure in ("mean", "p95", "max")
-        }
-        for way in ("model_to_segmentation", "segmentation_to_model")
-    }
-    return card | _quality(model, cases, settings, progress)
+    card["registration_mean"] = registration_means(list(registered.values()))
+    card |= _curves(model, settings)
+    if len(cases) > 2:  # nothing is left to train on without one of two
+        card |= _left_out(model, cases, own, settings, progress)
+    return card
 
 
 def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _quality(model: ShapeModel, cases: Sequence[Case], settings: BuildSettings, report: Progress) -> dict:
-    modes = mode_counts(model)
-    quality: dict = {"compactness": compactness(model).tolist()}
-    quality["specificity"] = {"modes": modes, "vertex": specificity(model, modes, seed=settings.seed)}
-    if len(cases) < 3:  # nothing is left to train on without one of two
-        return quality
-    counts = [m for m in modes if m <= model.without(cases[0].name).modes]
-    quality["generalisation"] = {"modes": counts} | generalisation(model, counts)
+def _curves(model: ShapeModel, settings: BuildSettings) -> dict:
+    modes, compact, seed = mode_counts(model), compactness(model).tolist(), settings.seed
+    specific = specificity(model, modes, seed=seed)
+    quality: dict = {
+        "compactness": compact,
+        "compactness_band": compactness_band(model, compact, seed=seed),
+        "modes_for_90_percent": int(np.searchsorted(compact, 0.9)) + 1,
+        "specificity": {"modes": modes}
+        | specific
+        | {"band": {"vertex": specificity_band(model, modes, specific["vertex"], seed=seed)}},
+    }
+    cases = subjects(model, settings.leave_one_out_cases)
+    if len(subjects(model)) > 2:
+        counts = [m for m in modes if m <= model.without(cases[0]).modes]
+        errors = generalisation(model, counts, cases)
+        quality["generalisation"] = {"modes": counts}
+        quality["generalisation"] |= {name: values.mean(0).tolist() for name, values in errors.items()}
+        quality["generalisation"]["band"] = {
+            name: generalisation_band(values, seed=seed) for name, values in errors.items()
+        }
+    return quality
+
+
+def _left_out(
+    model: ShapeModel,
+    cases: Sequence[Case],
+    shapes: Float[Tensor, "N V 3"],
+    settings: BuildSettings,
+    report: Progress,
+) -> dict:
+    by_name = {case.name: (case, shape) for case, shape in zip(cases, shapes, strict=True)}
+    readings = {case.name: case.landmarks for case in cases}
+    marks = others_landmarks(model, readings, shapes) if any(readings.values()) else {}
+    carried = {"registration": {n: positions(by_name[n][1], model, own) for n, own in marks.items()}}
+    quality: dict = {}
     if settings.leave_one_out:
-        surfaces = {case.name: {name: case.surfaces[name] for name in model.names} for case in cases}
-        rows = leave_one_out(model, surfaces, workers=settings.workers, progress=report)
+        chosen = subjects(model, settings.leave_one_out_cases)
+        surfaces = {n: {part: by_name[n][0].surfaces[part] for part in model.names} for n in chosen}
+        rows = leave_one_out(model, surfaces, workers=settings.workers, progress=report, landmarks=marks)
+        carried["fit"] = {row["case"]: row.pop("landmarks", {}) for row in rows}
         figures = ("assd", "hd95", "hausdorff")
+        few = f"; {len(rows)} of {len(cases)} cases, evenly chosen" if len(rows) < len(cases) else ""
         quality["leave_one_out"] = {
-            "note": "alignment and PCA redone without the case; template and registrations kept",
+            "note": f"alignment and PCA redone without the case; template and registrations kept{few}",
             "cases": rows,
             "mean": {f: float(np.mean([row[f] for row in rows])) for f in figures},
             "mean_shape": {f: float(np.mean([row["mean_shape"][f] for row in rows])) for f in figures},
         }
+    if marks:
+        quality["landmark_transfer"] = transfer_table(readings, carried)
     return quality

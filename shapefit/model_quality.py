@@ -6,29 +6,34 @@ Definitions (Davies 2002, ch. 5; Styner et al. 2003, IPMI), each as a curve over
 - generalisation: mean distance (mm) between a training shape and its best reconstruction by the first M
   modes of the model of the other cases, once vertex to vertex and once as surface distance (ASSD).
 - specificity: mean distance (mm) between a random shape of the first M modes (coefficients standard
-  normal, so the model's own variances) and the training shape nearest to it, vertex to vertex.
+  normal, so the model's own variances) and the training shape nearest to it, once vertex to vertex and
+  once as the surface distance to that shape.
 
-Mirror images leave together with their case, and never count as a case of their own.
+Mirror images leave together with their case, and never count as a case of their own. How far the curves
+would move with other cases: see `quality_bands`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
-import trimesh
 from jaxtyping import Float, Int
+from numpy import ndarray
 from torch import Tensor
 
 from shapefit import se3
 from shapefit.fit.surface import fit_surface
-from shapefit.mesh import closest_points, sample_surface
+from shapefit.mesh import closest_points
 from shapefit.pca import best_rotation
 from shapefit.settings import ProjectSettings
-from shapefit.shape_model import ShapeModel
+from shapefit.shape_model import Landmarks, ShapeModel, no_landmarks
 from shapefit.surface import Surfaces
 from shapefit.surface_distance import distances_to, join, sample, summarise
 from shapefit.surface_distance import pool as pool_samples
 from shapefit.workers import Workers
+
+NEAREST = 5  # training shapes near a random one by root mean square, among which the nearest is looked for
 
 
 def mode_counts(model: ShapeModel) -> list[int]:
@@ -37,24 +42,34 @@ def mode_counts(model: ShapeModel) -> list[int]:
     return [count for count in steps if count < model.modes] + [model.modes]
 
 
+def subjects(model: ShapeModel, most: int = 0) -> list[str]:
+    """Names of the training cases without their mirror images; at most so many, evenly chosen (0: all)."""
+    names = list(dict.fromkeys(name.removesuffix("~") for name in model.cases))
+    if not most or len(names) <= most:
+        return names
+    return [names[round(place)] for place in np.linspace(0, len(names) - 1, most)]
+
+
 def compactness(model: ShapeModel) -> Float[Tensor, " K"]:
     """Share of the total variance (0 to 1) in the first 1, 2, ... K modes."""
     variance = model.std**2
     return torch.cumsum(variance, 0) / variance.sum()
 
 
-def generalisation(model: ShapeModel, modes: Sequence[int]) -> dict[str, list[float]]:
-    """Leave-one-out reconstruction error in mm at each number of modes: `vertex` and `surface` (ASSD).
+def generalisation(
+    model: ShapeModel, modes: Sequence[int], cases: Sequence[str] | None = None
+) -> dict[str, Float[ndarray, "N M"]]:
+    """Leave-one-out reconstruction error in mm of each case at each number of modes: `vertex`, `surface`.
 
-    The correspondence of the left-out case is used, so this is what PCA alone costs.
+    Their means over cases are the curves. `cases` are those left out (all if absent). The correspondence of
+    the left-out case is used, so this is what PCA alone costs.
     """
     shapes = model.training_shapes()
     errors: dict[str, list[list[float]]] = {"vertex": [], "surface": []}
-    for row, case in enumerate(model.cases):
-        if case.endswith("~"):
-            continue
+    for case in subjects(model) if cases is None else cases:
         others = model.without(case)
-        centred = shapes[row] - shapes[row].mean(0)
+        shape = shapes[model.cases.index(case)]
+        centred = shape - shape.mean(0)
         aligned = centred @ best_rotation(centred, others.mean).mT
         coefficients = others.coefficients(aligned)
         vertex, surface = [], []
@@ -64,7 +79,7 @@ def generalisation(model: ShapeModel, modes: Sequence[int]) -> dict[str, list[fl
             surface.append(_surface_distance(found, aligned, model.faces))
         errors["vertex"].append(vertex)
         errors["surface"].append(surface)
-    return {name: np.mean(values, axis=0).tolist() for name, values in errors.items()}
+    return {name: np.array(values) for name, values in errors.items()}
 
 
 def _surface_distance(a: Float[Tensor, "V 3"], b: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"]) -> float:
@@ -74,19 +89,31 @@ def _surface_distance(a: Float[Tensor, "V 3"], b: Float[Tensor, "V 3"], faces: I
     return float(there + back) / 2
 
 
-def specificity(model: ShapeModel, modes: Sequence[int], count: int = 100, seed: int = 0) -> list[float]:
-    """Mean distance in mm from random shapes to the nearest training shape, at each number of modes."""
-    shapes = model.training_shapes()
+def specificity(
+    model: ShapeModel, modes: Sequence[int], count: int = 100, seed: int = 0, surfaces: int = 20
+) -> dict[str, list[float]]:
+    """Mean distance in mm from random shapes to the nearest training shape, at each number of modes.
+
+    `vertex` of `count` random shapes, `surface` of the first `surfaces` of them.
+    """
+    shapes, places = model.training_shapes(), model.scores * model.std
     generator = torch.Generator().manual_seed(seed)
     draws = torch.randn(count, model.modes, generator=generator, dtype=model.mean.dtype)
-    curve = []
+    curves: dict[str, list[float]] = {"vertex": [], "surface": []}
     for number in modes:
-        distances = []
-        for coefficients in draws[:, :number]:
-            offset = model.instance(coefficients) - shapes
-            distances.append(float(offset.norm(dim=-1).mean(-1).min()))
-        curve.append(float(np.mean(distances)))
-    return curve
+        kept = draws * (torch.arange(model.modes) < number)
+        near = torch.cdist(kept * model.std, places).argsort(dim=1)[:, :NEAREST]
+        vertex, surface = [], []
+        for index, coefficients in enumerate(kept):
+            found = model.instance(coefficients)
+            distances = (found - shapes[near[index]]).norm(dim=-1).mean(-1)
+            vertex.append(float(distances.min()))
+            if index < surfaces:
+                nearest = shapes[near[index, distances.argmin()]]
+                surface.append(_surface_distance(found, nearest, model.faces))
+        curves["vertex"].append(float(np.mean(vertex)))
+        curves["surface"].append(float(np.mean(surface)))
+    return curves
 
 
 def leave_one_out(
@@ -95,15 +122,21 @@ def leave_one_out(
     settings: ProjectSettings | None = None,
     workers: int = 1,
     progress: Callable[[str, float], None] | None = None,
+    landmarks: Mapping[str, Landmarks] | None = None,
 ) -> list[dict]:
     """Each case fitted with the model of the others: what a new bone of this kind would meet.
 
     `cases` are the segmentations' surfaces (world mm) by case name. Alignment and PCA are redone without
     the case; the template and the others' registration are kept. Each row holds `case` and in mm `assd`,
     `hd95`, `hausdorff` over all structures, the `structures` one by one, and the `mean_shape`'s figures.
+    `landmarks` are those of the other cases, by the case that is left out; a row then says in `landmarks`
+    where the fit puts them, in world mm.
     """
     settings = settings or ProjectSettings()
-    jobs = [(model.without(name), name, surfaces, settings) for name, surfaces in cases.items()]
+    jobs = []
+    for name, surfaces in cases.items():
+        others = replace(model.without(name), landmarks=(landmarks or {}).get(name) or no_landmarks())
+        jobs.append((others, name, surfaces, settings))
     rows = []
     with Workers(workers) as pool:
         for row in pool.stream(_left_out, jobs):
@@ -116,11 +149,15 @@ def leave_one_out(
 def _left_out(model: ShapeModel, name: str, surfaces: Surfaces, settings: ProjectSettings) -> dict:
     fit = fit_surface(model, surfaces, settings)
     rigid = model.surfaces(se3.transform(fit.world_from_mean, model.mean))
-    return (
+    row = (
         {"case": name}
         | distances(model.surfaces(fit.vertices), surfaces)
         | {"mean_shape": distances(rigid, surfaces)}
     )
+    if model.landmarks.names:
+        places = model.landmark_positions(fit.vertices)
+        row["landmarks"] = dict(zip(model.landmarks.names, places.tolist(), strict=True))
+    return row
 
 
 def distances(found: Surfaces, reference: Surfaces, count: int = 8000) -> dict:
@@ -138,29 +175,3 @@ def distances(found: Surfaces, reference: Surfaces, count: int = 8000) -> dict:
         return {key: (summary or {})[key] for key in ("assd", "hd95", "hausdorff")}
 
     return figures(list(found)) | {"structures": {name: figures([name]) for name in found}}
-
-
-def registration_residual(
-    shape: Float[Tensor, "V 3"],
-    model: ShapeModel,
-    surfaces: Mapping[str, trimesh.Trimesh],
-    samples: int = 20_000,
-) -> dict[str, dict[str, float]]:
-    """How far a training shape (world mm) lies from its segmentation: mean, p95, max in both directions."""
-    found = model.surfaces(shape)
-    ahead, back = [], []
-    for name, mesh in found.items():
-        target = surfaces[name]
-        own, other = (np.asarray(m.vertices, np.float64) for m in (mesh, target))
-        count = samples // len(found)
-        ahead.append(closest_points(sample_surface(own, mesh.faces, count)[0], other, target.faces).distance)
-        back.append(closest_points(sample_surface(other, target.faces, count)[0], own, mesh.faces).distance)
-    result = {}
-    for name, parts in (("model_to_segmentation", ahead), ("segmentation_to_model", back)):
-        distance = np.concatenate(parts)
-        result[name] = {
-            "mean": float(distance.mean()),
-            "p95": float(np.percentile(distance, 95)),
-            "max": float(distance.max()),
-        }
-    return result
