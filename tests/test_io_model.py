@@ -64,14 +64,41 @@ def test_the_layout_is_that_of_statismo_0_9(model, file):
         assert content["version/minorVersion"][()] == 9
 
 
-def test_a_plain_statismo_file_is_one_bone(model, file):
-    with h5py.File(file, "a") as content:
-        del content["shapefit"]
-    found = read_model(file)
+def test_what_scalismo_can_read_is_written(file):
+    # its reader, jhdf, gives 32-bit floats as float and signed 32-bit integers as int, and casts to those
+    with h5py.File(file) as content:
+        for name in ("model/mean", "model/pcaBasis", "model/pcaVariance", "representer/points"):
+            assert content[name].dtype == np.float32, name
+        assert content["representer/cells"].dtype == np.int32
+        assert content["model/noiseVariance"].shape == (1,)  # scalismo-faces casts it to an array
+        assert content["representer"].attrs["SPACE"] == "RAS"
+
+
+def test_the_same_model_is_the_same_file_bit_for_bit(model, file):
+    write_model(file.with_name("again.h5"), model)
+    assert file.with_name("again.h5").read_bytes() == file.read_bytes()
+
+
+def test_a_plain_statismo_file_is_one_bone_and_states_its_frame(model, tmp_path):
+    write_model(tmp_path / "plain.h5", model, extras=False)
+    with h5py.File(tmp_path / "plain.h5") as content:
+        assert "shapefit" not in content
+        assert content["modelinfo/scores"].shape == (model.modes, len(model.cases))
+    found = read_model(tmp_path / "plain.h5")
     assert found.names == ("bone",)
     assert found.landmarks.names == ()
     assert (found.mean - model.mean).abs().max() < 1e-4
     assert torch.allclose(found.std, model.std, rtol=1e-6)
+    assert found.metadata["frame_of_file"] == "RAS"
+    with pytest.raises(ValueError, match="states that it is RAS; it cannot be read as LPS"):
+        read_model(tmp_path / "plain.h5", frame="LPS")
+
+
+def test_a_model_without_modes_is_a_mean(model, tmp_path):
+    write_model(tmp_path / "mean.h5", model.truncate(0))
+    found = read_model(tmp_path / "mean.h5")
+    assert found.modes == 0 and found.components.shape == (0, len(model.mean), 3)
+    assert found.noise_variance == pytest.approx(model.truncate(0).noise_variance)
 
 
 def test_a_file_that_is_cut_off_is_refused(file):
@@ -84,8 +111,20 @@ def test_a_file_that_is_cut_off_is_refused(file):
 
 def test_a_file_of_another_version_is_refused(file):
     with h5py.File(file, "a") as content:
+        content["version/minorVersion"][()] = 7
+    with pytest.raises(ValueError, match=r"statismo file of version 0\.7; 0\.8, 0\.9 and 1\.x are read"):
+        read_model(file)
+
+
+def test_a_basis_that_belies_the_version_is_refused(file):
+    with h5py.File(file, "a") as content:
         content["version/minorVersion"][()] = 8
-    with pytest.raises(ValueError, match=r"statismo file of version 0\.8; 0\.9 is read"):
+    with pytest.raises(ValueError, match=r"pcaBasis is U, but /version says 0\.8"):
+        read_model(file)
+    with h5py.File(file, "a") as content:
+        content["version/minorVersion"][()] = 9
+        content["model/pcaBasis"][...] *= np.sqrt(content["model/pcaVariance"][()])
+    with pytest.raises(ValueError, match=r"pcaBasis is U sqrt\(lambda\), but /version says 0\.9"):
         read_model(file)
 
 

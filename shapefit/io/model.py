@@ -2,7 +2,9 @@
 
 `/model`: mean (absolute, x y z interleaved, mm), pcaBasis (3V, K) with orthonormal columns, pcaVariance
 (mm^2), noiseVariance. `/representer`: the mean as a triangle mesh. Statismo writers leave the frame
-open; our files state it (RAS).
+open; our files state it (attribute SPACE of /representer: RAS). 32-bit floats, 32-bit signed cells and an
+array of one for the noise are what statismo, Scalismo and scalismo-faces all read: Scalismo's reader
+gives unsigned cells up.
 """
 
 from pathlib import Path
@@ -12,7 +14,11 @@ import numpy as np
 import torch
 
 from shapefit.io.atomic import atomic_path
+from shapefit.io.hdf5_json import open_hdf5_json
+from shapefit.io.statismo import Statismo, read_statismo
 from shapefit.shape_model import Landmarks, ShapeModel, no_landmarks
+
+CENTRED = 1e-3  # mm, how near the origin a centroid must lie to be there already
 
 
 def model_path(path_or_name: str | Path) -> Path:
@@ -35,100 +41,124 @@ def model_path(path_or_name: str | Path) -> Path:
     raise ValueError(f"{path_or_name}: no such model file, nor the name of a model ({names})")
 
 
-def write_model(path: str | Path, model: ShapeModel) -> None:
-    """Write a model as statismo v0.9 HDF5 (float32, compressed), whole or not at all."""
+def write_model(path: str | Path, model: ShapeModel, extras: bool = True) -> None:
+    """Write a model as statismo v0.9 HDF5 (float32, compressed), whole or not at all.
+
+    Without `extras` it is a plain statismo file: one mesh, without structures, landmarks and training cases.
+    """
     packed = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
     points = model.mean.numpy().astype(np.float32)
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         group = file.create_group("model")
         group["mean"] = points.reshape(-1)
-        basis = model.components.reshape(model.modes, -1).T.numpy().astype(np.float32)
-        group.create_dataset("pcaBasis", data=basis, **packed)
+        basis = model.components.reshape(model.modes, points.size).T.numpy().astype(np.float32)
+        group.create_dataset("pcaBasis", data=basis, **(packed if basis.size else {}))
         group["pcaVariance"] = (model.std**2).numpy().astype(np.float32)
-        group["noiseVariance"] = np.float32(model.noise_variance)
+        group["noiseVariance"] = np.array([model.noise_variance], dtype=np.float32)
         representer = file.create_group("representer")
         representer.attrs["name"] = "itkStandardMeshRepresenter"
+        representer.attrs["version"] = "0.9"
         representer.attrs["datasetType"] = "POLYGON_MESH"
+        representer.attrs["SPACE"] = "RAS"
         representer["points"] = points.T.copy()
-        representer.create_dataset("cells", data=model.faces.T.numpy().astype(np.uint32), **packed)
+        representer.create_dataset("cells", data=model.faces.T.numpy().astype(np.int32), **packed)
         version = file.create_group("version")
         version["majorVersion"], version["minorVersion"] = np.int32(0), np.int32(9)
-        file.create_group("modelinfo")
-        extras = file.create_group("shapefit")
-        extras.create_dataset("structure", data=model.structure.numpy().astype(np.int32), **packed)
-        extras["names"] = _strings(model.names)
-        extras["labels"] = np.array(model.labels, dtype=np.int64)
-        extras["scores"] = model.scores.numpy()
-        extras["std"] = model.std.numpy()
-        extras["cases"] = _strings(model.cases)
-        extras["landmark_names"] = _strings(model.landmarks.names)
-        extras["landmark_face"] = model.landmarks.face.numpy()
-        extras["landmark_barycentric"] = model.landmarks.barycentric.numpy()
-        metadata = extras.create_group("metadata")
-        for key, value in model.metadata.items():
-            metadata.attrs[key] = value
+        info = file.create_group("modelinfo")
+        if model.scores.numel():
+            info["scores"] = model.scores.T.numpy().astype(np.float32)
+        if extras:
+            _write_extras(file.create_group("shapefit"), model, packed)
 
 
-def read_model(path_or_name: str | Path) -> ShapeModel:
-    """Read a model by path or by name (`pelvis`). A plain statismo v0.9 file is one structure, `bone`.
+def _write_extras(extras: h5py.Group, model: ShapeModel, packed: dict) -> None:
+    extras.create_dataset("structure", data=model.structure.numpy().astype(np.int32), **packed)
+    extras["names"] = _strings(model.names)
+    extras["labels"] = np.array(model.labels, dtype=np.int64)
+    extras["scores"] = model.scores.numpy()
+    extras["std"] = model.std.numpy()
+    extras["cases"] = _strings(model.cases)
+    extras["landmark_names"] = _strings(model.landmarks.names)
+    extras["landmark_face"] = model.landmarks.face.numpy()
+    extras["landmark_barycentric"] = model.landmarks.barycentric.numpy()
+    metadata = extras.create_group("metadata")
+    for key, value in model.metadata.items():
+        metadata.attrs[key] = value
 
+
+def read_model(path_or_name: str | Path, frame: str | None = None, inside: str = "") -> ShapeModel:
+    """Read a model by path or by name (`pelvis`): ours, or of statismo or Scalismo (0.8, 0.9, 1.x, JSON).
+
+    A foreign file is one structure, `bone`; one that states no frame is taken as RAS, or as `frame` says
+    (LPS for meshes that came through ITK). It is moved so that the mean's centroid is the origin. What was
+    taken and moved stands in the metadata: `read_from`, `frame_of_file`, `origin_in_file` (mm, RAS).
+    `inside` names the group of the model where a file holds several.
     Raises ValueError that says what is wrong with a file that is cut off, of another version, not a
-    model, or incomplete.
+    model, incomplete, or in another frame than `frame`.
     """
     path = model_path(path_or_name)
+    with _open(path) as file:
+        try:
+            read = read_statismo(path, file, frame, inside)
+            return _ours(path, file, read) if "shapefit" in file and not inside else _foreign(path, read)
+        except (OSError, RuntimeError) as error:
+            raise ValueError(f"{path} is cut off or damaged; copy it again ({error})") from None
+
+
+def _open(path: Path) -> h5py.File:
+    if path.suffix.lower() == ".json":
+        return open_hdf5_json(path)
     try:
-        file = h5py.File(path, "r")
+        return h5py.File(path, "r")
     except OSError as error:
         with path.open("rb") as start:
             cut = start.read(8) == b"\x89HDF\r\n\x1a\n"
         what = "is cut off or damaged; copy it again" if cut else "is not an HDF5 shape model"
         raise ValueError(f"{path} {what} ({error})") from None
-    with file:
-        try:
-            return _read(path, file)
-        except (OSError, RuntimeError) as error:
-            raise ValueError(f"{path} is cut off or damaged; copy it again ({error})") from None
 
 
-def _read(path: Path, file: h5py.File) -> ShapeModel:
-    if "model" not in file and "version" not in file:
-        raise ValueError(f"{path} is not a shape model: it has neither /model nor /version")
-    version = tuple(int(np.ravel(_get(path, file, f"version/{k}Version"))[0]) for k in ("major", "minor"))
-    if version != (0, 9):
-        raise ValueError(f"{path} is a statismo file of version {version[0]}.{version[1]}; 0.9 is read")
-    mean = _get(path, file, "model/mean").astype(np.float64).reshape(-1)
-    basis = _get(path, file, "model/pcaBasis").astype(np.float64)
-    variance = _get(path, file, "model/pcaVariance").astype(np.float64).reshape(-1)
-    noise = float(np.ravel(_get(path, file, "model/noiseVariance"))[0])
-    cells = _get(path, file, "representer/cells").astype(np.int64)
-    modes = len(variance)
-    if len(mean) % 3 or basis.shape != (len(mean), modes) or cells.shape[0] != 3:
-        raise ValueError(
-            f"{path}: the sizes disagree: mean {mean.shape}, pcaBasis {basis.shape}, "
-            f"pcaVariance {variance.shape}, cells {cells.shape}"
-        )
-    if cells.size and (cells.min() < 0 or cells.max() >= len(mean) // 3):
-        raise ValueError(f"{path}: the cells name vertices beyond the {len(mean) // 3} of the mean")
-    if not (np.isfinite(mean).all() and np.isfinite(basis).all() and (variance >= 0).all()):
-        raise ValueError(f"{path}: mean, pcaBasis or pcaVariance hold values that are not finite or negative")
-    # stored in float32; made orthonormal to double precision again
-    components = torch.from_numpy(np.ascontiguousarray(_orthonormal(basis).T)).reshape(modes, -1, 3)
-    faces = torch.from_numpy(np.ascontiguousarray(cells.T))
-    std = torch.from_numpy(np.sqrt(variance))
-    mean = torch.from_numpy(mean.reshape(-1, 3))
-    if "shapefit" not in file:
-        structure = torch.zeros(len(faces), dtype=torch.int64)
-        metadata = {"units": "mm", "id": path.stem}
-        return ShapeModel(mean, components, std, noise, faces, structure, ("bone",), (1,), metadata=metadata)
-    structure = torch.from_numpy(_get(path, file, "shapefit/structure").astype(np.int64))
-    if len(structure) != len(faces):
-        raise ValueError(f"{path}: /shapefit/structure has {len(structure)} entries for {len(faces)} faces")
+def _foreign(path: Path, read: Statismo) -> ShapeModel:
+    faces = torch.from_numpy(read.faces)
+    metadata = {
+        "id": path.name.removesuffix(".json").removesuffix(".h5"),
+        "frame": "RAS",
+        "units": "mm",
+        "read_from": f"statismo {read.version}",
+        "frame_of_file": f"{read.frame}{'' if read.stated else ', which the file does not state'}",
+    }
+    origin = read.mean.mean(0)
+    if np.abs(origin).max() > CENTRED:
+        metadata["origin_in_file"] = " ".join(f"{x:.6g}" for x in origin)
+    else:
+        origin = np.zeros(3)
+    falling = np.argsort(-read.std, kind="stable")
     return ShapeModel(
-        mean,
-        components,
-        torch.from_numpy(_get(path, file, "shapefit/std").astype(np.float64)),
-        noise,
+        torch.from_numpy(read.mean - origin),
+        torch.from_numpy(read.components[falling]),
+        torch.from_numpy(read.std[falling]),
+        read.noise_variance,
         faces,
+        torch.zeros(len(faces), dtype=torch.int64),
+        ("bone",),
+        (1,),
+        metadata=metadata,
+    )
+
+
+def _ours(path: Path, file: h5py.File, read: Statismo) -> ShapeModel:
+    structure = torch.from_numpy(_get(path, file, "shapefit/structure").astype(np.int64))
+    std = torch.from_numpy(_get(path, file, "shapefit/std").astype(np.float64))
+    if len(structure) != len(read.faces) or len(std) != len(read.std):
+        raise ValueError(
+            f"{path}: /shapefit has {len(structure)} faces and {len(std)} modes, /model has "
+            f"{len(read.faces)} and {len(read.std)}"
+        )
+    return ShapeModel(
+        torch.from_numpy(read.mean),
+        torch.from_numpy(read.components),
+        std,
+        read.noise_variance,
+        torch.from_numpy(read.faces),
         structure,
         names=_texts(_get(path, file, "shapefit/names")),
         labels=tuple(int(label) for label in _get(path, file, "shapefit/labels")),
@@ -154,16 +184,6 @@ def _get(path: Path, file: h5py.File, name: str) -> np.ndarray:
     if name not in file:
         raise ValueError(f"{path} lacks /{name}; it is not a complete statismo 0.9 model")
     return np.asarray(file[name][()])
-
-
-def _orthonormal(basis: np.ndarray) -> np.ndarray:
-    if basis.shape[1] == 0:
-        return basis
-    gram = basis.T @ basis
-    if np.abs(gram - np.eye(len(gram))).max() > 1e-2:
-        raise ValueError("the columns of pcaBasis are not orthonormal, as version 0.9 says they are")
-    values, vectors = np.linalg.eigh(gram)
-    return basis @ (vectors / np.sqrt(values)) @ vectors.T
 
 
 def _strings(texts: tuple[str, ...]) -> np.ndarray:

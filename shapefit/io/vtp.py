@@ -100,7 +100,8 @@ def read_vtp(path: str | Path) -> PolyData:
         arrays = {entry.get("Name"): entry for entry in piece.iterfind("Polys/DataArray")}
         if int(piece.get("NumberOfPolys", "0")):
             corners = _values(arrays.get("connectivity"), blocks).astype(np.int64)
-            faces.append(_fans(corners, _values(arrays.get("offsets"), blocks).astype(np.int64)) + count)
+            ends = _values(arrays.get("offsets"), blocks).astype(np.int64)
+            faces.append(triangle_fans(corners, ends) + count)
         count += len(of_piece)
     if not points:
         raise ValueError("it has no points")
@@ -110,6 +111,23 @@ def read_vtp(path: str | Path) -> PolyData:
         if entry.get("type") == "String"
     }
     return PolyData(np.concatenate(points), np.concatenate([np.zeros((0, 3), np.int64), *faces]), texts)
+
+
+def triangle_fans(
+    corners: Int64[np.ndarray, " N"], offsets: Int64[np.ndarray, " F"]
+) -> Int64[np.ndarray, "T 3"]:
+    """Polygons, one after the other in `corners` and ending at `offsets`, cut into triangles.
+
+    Raises ValueError for a polygon with fewer than 3 corners and for corners that are not there.
+    """
+    sizes = np.diff(offsets, prepend=0)
+    if len(offsets) == 0 or len(corners) != offsets[-1] or (sizes < 3).any():
+        raise ValueError("its polygons are cut off or have fewer than 3 corners")
+    if (sizes == 3).all():
+        return corners.reshape(-1, 3)
+    first = np.repeat(offsets - sizes, sizes - 2)
+    step = np.concatenate([np.arange(1, size - 1) for size in sizes])
+    return np.stack([corners[first], corners[first + step], corners[first + step + 1]], 1)
 
 
 class _Blocks(NamedTuple):
@@ -184,14 +202,3 @@ def _text(entry: ElementTree.Element, blocks: _Blocks) -> list[str]:
     kept = ElementTree.Element("DataArray", {**entry.attrib, "type": "UInt8"})
     kept.text = entry.text
     return [text.decode(errors="replace") for text in _values(kept, blocks).tobytes().split(b"\0")[:-1]]
-
-
-def _fans(corners: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    sizes = np.diff(offsets, prepend=0)
-    if len(corners) != offsets[-1] or (sizes < 3).any():
-        raise ValueError("its polygons are cut off or have fewer than 3 corners")
-    if (sizes == 3).all():
-        return corners.reshape(-1, 3)
-    first = np.repeat(offsets - sizes, sizes - 2)
-    step = np.concatenate([np.arange(1, size - 1) for size in sizes])
-    return np.stack([corners[first], corners[first + step], corners[first + step + 1]], 1)
