@@ -118,8 +118,8 @@ def test_a_vtk_reference_is_read_as_text_and_as_bytes_and_in_vtk_5(model):
         assert np.array_equal(points, model.mean.numpy().astype("f4").astype("f8"))
         assert np.array_equal(faces, model.faces.numpy())
     five = (
-        b"# vtk DataFile Version 5.1\nvtk output\nASCII\nDATASET POLYDATA\nPOINTS 4 double\n0 0 0 1 0 0\n1 1 0 "
-        b"0 1 0\nMETADATA\nINFORMATION 0\n\nPOLYGONS 3 7\nOFFSETS vtktypeint64\n0 4 7\n"
+        b"# vtk DataFile Version 5.1\nvtk output\nASCII\nDATASET POLYDATA\nPOINTS 4 double\n"
+        b"0 0 0 1 0 0\n1 1 0 0 1 0\nMETADATA\nINFORMATION 0\n\nPOLYGONS 3 7\nOFFSETS vtktypeint64\n0 4 7\n"
         b"CONNECTIVITY vtktypeint64\n0 1 2 3 0 2 1\n"
     )
     assert read_vtk(five)[1].tolist() == [[0, 1, 2], [0, 2, 3], [0, 2, 1]]
