@@ -3,7 +3,7 @@ import torch
 import trimesh
 
 from shapefit.camera import Camera
-from shapefit.io.atomic import atomic_path, prepare_output_dir, write_text
+from shapefit.io.atomic import atomic_folder, atomic_path, prepare_output_dir, write_text
 from shapefit.io.camera import write_camera
 from shapefit.io.image import write_image
 from shapefit.io.mesh import write_mesh, write_surfaces
@@ -76,3 +76,21 @@ def test_no_writer_leaves_a_half_written_file(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="disk full"):
             write()
         assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_within_a_folder_are_filled_and_what_they_replace_goes(tmp_path):
+    out = tmp_path / "out"
+    for count in (3, 2):
+        with atomic_folder(out, replaces=("sample_*/*.ply",)) as folder:
+            for number in range(count):
+                (folder / f"sample_{number}").mkdir()
+                (folder / f"sample_{number}" / "bone.ply").write_text(str(count))
+        (out / "sample_0" / "notes.txt").write_text("mine")
+    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*")) == [
+        "sample_0", "sample_0/bone.ply", "sample_0/notes.txt", "sample_1", "sample_1/bone.ply"
+    ]  # fmt: skip
+    assert (out / "sample_1" / "bone.ply").read_text() == "2"
+    with pytest.raises(OSError, match="disk full"), atomic_folder(out) as folder:
+        (folder / "sample_9").mkdir()
+        raise OSError("disk full")
+    assert not (out / "sample_9").exists()

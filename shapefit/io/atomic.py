@@ -59,8 +59,9 @@ def write_text(path: str | Path, text: str) -> None:
 def atomic_folder(folder: str | Path, replaces: tuple[str, ...] = ()) -> Iterator[Path]:
     """A temporary folder whose files all move into `folder` when the block ends without an error.
 
-    When the block fails, `folder` is as it was, and is not left behind if it was absent. `replaces` are
-    patterns of files of an earlier run that go when the new ones come.
+    Folders in it are filled likewise, file by file. When the block fails, `folder` is as it was, and is not
+    left behind if it was absent. `replaces` are patterns of files of an earlier run (`*.ply`,
+    `sample_*/*.ply`) that go when the new ones come, with the folders that this empties.
     Raises ValueError for a folder that cannot be written.
     """
     folder = Path(folder)
@@ -70,13 +71,18 @@ def atomic_folder(folder: str | Path, replaces: tuple[str, ...] = ()) -> Iterato
     temporary.mkdir()
     try:
         yield temporary
+        files = [path.relative_to(temporary) for path in temporary.rglob("*") if path.is_file()]
         # records go last: whoever finds one finds what it tells of
-        new = sorted(temporary.iterdir(), key=lambda path: (path.suffix == ".json", path.name))
-        for old in {path for pattern in replaces for path in folder.glob(pattern)}:
-            if old.is_file() and not (temporary / old.name).exists():
-                old.unlink()
-        for path in new:
-            os.replace(path, folder / path.name)
+        files.sort(key=lambda path: (path.suffix == ".json", path))
+        old = {path.relative_to(folder) for pattern in replaces for path in folder.glob(pattern)}
+        for path in sorted(old - set(files)):
+            if (folder / path).is_file() and path.parts[0] != temporary.name:
+                (folder / path).unlink()
+                if path.parent != Path() and not any((folder / path.parent).iterdir()):
+                    (folder / path.parent).rmdir()
+        for path in files:
+            (folder / path.parent).mkdir(parents=True, exist_ok=True)
+            os.replace(temporary / path, folder / path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if absent and not any(folder.iterdir()):
