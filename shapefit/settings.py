@@ -215,3 +215,55 @@ class InspectSettings:
     """pixels along the longer side of a thumbnail"""
     workers: int = 2
     """processes that look at cases side by side"""
+
+
+@dataclass(frozen=True)
+class ModelFileSettings:
+    """How a model file of another program is taken."""
+
+    frame: str = ""
+    """RAS or LPS: the frame of a file that states none (it is taken as RAS if this is empty)"""
+    inside: str = ""
+    """the group of the model in a file that holds several"""
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """How random shapes are drawn from a model."""
+
+    modes: int = 0
+    """shape modes that vary, the first ones; 0: all"""
+    seed: int = 0
+    """of the random coefficients"""
+    format: str = "ply"
+    """of the meshes: ply, stl, obj or vtp"""
+
+
+@dataclass(frozen=True)
+class ModesSettings:
+    """How the modes of a model are shown as meshes."""
+
+    modes: int = 3
+    """how many modes, the first ones"""
+    std: float = 3.0
+    """how far to either side of the mean, in standard deviations"""
+    format: str = "ply"
+    """of the meshes: ply, stl, obj or vtp"""
+
+
+@dataclass(frozen=True)
+class PosteriorSettings:
+    """How a model is conditioned on points."""
+
+    noise: float = 2.0
+    """mm, standard deviation of the points along each axis"""
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What is written of a model."""
+
+    format: str = "ply"
+    """of the meshes: ply, stl, obj or vtp"""
+    statismo: bool = False
+    """write the model as plain statismo 0.9 too, without structures, landmarks and training cases"""

@@ -157,9 +157,9 @@ def write_surfaces(
 
 def _trimesh(path: Path) -> tuple[np.ndarray, np.ndarray, str]:
     mesh = trimesh.load(path, process=False, force="mesh", maintain_order=True)
-    known = isinstance(mesh, trimesh.Trimesh) and len(mesh.faces) > 0
-    vertices = np.array(mesh.vertices, dtype=np.float64) if known else np.zeros((0, 3))
-    faces = np.array(mesh.faces, dtype=np.int64) if known else np.zeros((0, 3), dtype=np.int64)
+    vertices, faces = np.zeros((0, 3)), np.zeros((0, 3), dtype=np.int64)
+    if isinstance(mesh, trimesh.Trimesh) and len(mesh.faces):
+        vertices, faces = np.array(mesh.vertices, dtype=np.float64), np.array(mesh.faces, dtype=np.int64)
     with path.open("rb") as file:
         beginning = file.read(4096).split(b"end_header")[0]
     spaces = re.findall(rb"SPACE\s*=\s*(RAS|LPS)\b", beginning)
