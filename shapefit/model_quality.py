@@ -13,7 +13,7 @@ Mirror images leave together with their case, and never count as a case of their
 would move with other cases: see `quality_bands`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -133,16 +133,18 @@ def leave_one_out(
     where the fit puts them, in world mm.
     """
     settings = settings or ProjectSettings()
-    jobs = []
-    for name, surfaces in cases.items():
-        others = replace(model.without(name), landmarks=(landmarks or {}).get(name) or no_landmarks())
-        jobs.append((others, name, surfaces, settings))
+
+    def jobs() -> Iterator[tuple]:
+        for name, surfaces in cases.items():
+            others = replace(model.without(name), landmarks=(landmarks or {}).get(name) or no_landmarks())
+            yield others, name, surfaces, settings
+
     rows = []
     with Workers(workers) as pool:
-        for row in pool.stream(_left_out, jobs):
+        for row in pool.stream(_left_out, jobs()):
             rows.append(row)
             if progress:
-                progress(f"leave-one-out {row['case']}", len(rows) / len(jobs))
+                progress(f"leave-one-out {row['case']}", len(rows) / len(cases))
     return rows
 
 
