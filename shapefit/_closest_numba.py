@@ -75,7 +75,7 @@ def _closest_on_triangle(p, a, b, c):
     if d3 >= 0 and d4 <= d3:
         return 0.0, 1.0, 0.0
     vc = d1 * d4 - d3 * d2
-    if vc <= 0 and d1 >= 0 and d3 <= 0:
+    if vc <= 0 and d1 >= 0 and d3 <= 0 and d1 > d3:  # no edge where two corners are one
         v = d1 / (d1 - d3)
         return 1 - v, v, 0.0
     x, y, z = p[0] - c[0], p[1] - c[1], p[2] - c[2]
@@ -83,14 +83,16 @@ def _closest_on_triangle(p, a, b, c):
     if d6 >= 0 and d5 <= d6:
         return 0.0, 0.0, 1.0
     vb = d5 * d2 - d1 * d6
-    if vb <= 0 and d2 >= 0 and d6 <= 0:
+    if vb <= 0 and d2 >= 0 and d6 <= 0 and d2 > d6:
         w = d2 / (d2 - d6)
         return 1 - w, 0.0, w
     va = d3 * d6 - d5 * d4
-    if va <= 0 and d4 - d3 >= 0 and d5 - d6 >= 0:
+    if va <= 0 and d4 - d3 >= 0 and d5 - d6 >= 0 and (d4 - d3) + (d5 - d6) > 0:
         w = (d4 - d3) / ((d4 - d3) + (d5 - d6))
         return 0.0, 1 - w, w
     total = va + vb + vc
+    if total <= 0:
+        return 1.0, 0.0, 0.0
     return va / total, vb / total, vc / total
 
 

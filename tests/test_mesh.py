@@ -149,6 +149,23 @@ def test_closest_points_agree_with_brute_force(shape):
     np.testing.assert_allclose(found.barycentric.sum(1), 1.0, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "corners",
+    [
+        [[0, 0, 0], [0, 0, 0], [1, 2, 3]],
+        [[0, 0, 0], [1, 2, 3], [0, 0, 0]],
+        [[1, 2, 3], [0, 0, 0], [0, 0, 0]],
+        [[0, 0, 0], [0.5, 1, 1.5], [1, 2, 3]],
+        [[0, 0, 0], [1, 2, 3], [0.5, 1, 1.5]],
+    ],
+)
+def test_a_face_without_area_is_as_near_as_its_longest_edge(corners):
+    points, end = np.random.default_rng(0).normal(size=(500, 3)) * 3, np.array([1.0, 2.0, 3.0])
+    along = np.clip(points @ end / (end @ end), 0, 1)
+    found = mesh.closest_points(points, np.array(corners, dtype=float), np.array([[0, 1, 2]]))
+    assert np.allclose(found.distance, np.linalg.norm(points - along[:, None] * end, axis=1), atol=1e-12)
+
+
 def test_a_point_on_the_surface_is_its_own_closest_point():
     points, _ = mesh.sample_surface(np.array(SPHERE.vertices), np.array(SPHERE.faces), 200, seed=0)
     on = np.concatenate([points, SPHERE.vertices[:50]])
