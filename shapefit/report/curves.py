@@ -92,6 +92,6 @@ def ticks(largest: float, whole: bool = False, about: int = 5) -> list[float]:
     rough = largest / about
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
-    step = max(1.0, round(step)) if whole else step
+    step = max(1.0, float(round(step))) if whole else step
     count = math.floor(largest / step + 1e-9) if whole else math.ceil(largest / step - 1e-9)
     return [round(n * step, 10) for n in range(count + 1)]

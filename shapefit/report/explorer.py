@@ -172,7 +172,7 @@ def explorer_section(model: ShapeModel, colours: dict[str, str], modes: int = MO
     )
     return section(
         "Mean and modes",
-        f'{controls}<div class="explorer">{viewer}{side}</div><p class="note">{note}</p>',
+        f'{controls}<div class="explorer">{viewer}{side}</div><p class="note hint">{note}</p>',
         name="explorer",
     )
 

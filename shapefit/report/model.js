@@ -142,7 +142,7 @@ shapefit.run(() => {
     slider.addEventListener("dblclick", () => { set(now.coefficients.map((c, j) => (j === k ? 0 : c))); });
   });
 
-  const playing = { mode: null, phase: 0, then: 0 };
+  const playing = { mode: null, phase: 0, since: 0 };
   const SECONDS = 5; // there and back
   function stop() {
     if (playing.mode === null) return;
@@ -151,10 +151,9 @@ shapefit.run(() => {
   }
   function step(time) {
     if (playing.mode === null) return;
-    playing.phase += (2 * Math.PI * Math.min(time - playing.then, 100)) / 1000 / SECONDS;
-    playing.then = time;
+    const phase = playing.phase + (2 * Math.PI * (time - playing.since)) / 1000 / SECONDS;
     const next = [...now.coefficients];
-    next[playing.mode] = packed.range * Math.sin(playing.phase);
+    next[playing.mode] = packed.range * Math.sin(phase);
     set(next, `Mode ${playing.mode + 1}`, "", false);
     requestAnimationFrame(step);
   }
@@ -164,7 +163,7 @@ shapefit.run(() => {
     if (same) return paint(true);
     button.setAttribute("aria-pressed", true);
     const start = Math.max(-1, Math.min(1, now.coefficients[mode] / packed.range));
-    Object.assign(playing, { mode, phase: Math.asin(start), then: performance.now() });
+    Object.assign(playing, { mode, phase: Math.asin(start), since: performance.now() });
     return requestAnimationFrame(step);
   }));
 

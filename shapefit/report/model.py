@@ -4,14 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shapefit.report.colours import structure_colours
+from shapefit.report.correspondence_tables import correspondence, coverage, registration, transfer
 from shapefit.report.explorer import explorer_section, pack_model
-from shapefit.report.model_tables import (
-    calibration,
-    correspondence,
-    leave_one_out,
-    quality,
-    registration,
-)
+from shapefit.report.model_tables import calibration, leave_one_out, quality
 from shapefit.report.page import escape, facts, number, readable, section, write_page
 from shapefit.shape_model import ShapeModel
 
@@ -23,7 +18,7 @@ def model_page(path: str | Path, model: ShapeModel, card: dict, title: str = "")
 
     The page bends the mean by itself, in the browser. `card` is the model's card; of its entries the page
     shows, where present, `source`, `license`, `subjects`, `compactness`, `generalisation`, `specificity`,
-    `calibration`, `registration`, `correspondence` and `leave_one_out`.
+    `calibration`, `leave_one_out`, `landmark_transfer`, `registration`, `coverage` and `correspondence`.
     """
     colours = structure_colours(model.names)
     parts = [
@@ -32,9 +27,11 @@ def model_page(path: str | Path, model: ShapeModel, card: dict, title: str = "")
         explorer_section(model, colours),
         quality(card),
         calibration(card),
-        registration(card),
-        correspondence(card),
         leave_one_out(card),
+        transfer(card),
+        registration(card),
+        coverage(card),
+        correspondence(card),
         _subjects(card),
     ]
     name = readable(str(card.get("id") or model.metadata.get("id") or "shape model"))

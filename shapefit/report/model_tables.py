@@ -127,53 +127,6 @@ def leave_one_out(card: Mapping) -> str:
     )
 
 
-WAYS = {
-    "model_to_segmentation": "model to segmentation, mm",
-    "segmentation_to_model": "segmentation to model, mm",
-    "thin": "thin and sharp parts, mm",
-    "normals": "between normals, degrees",
-}
-
-
-def registration(card: Mapping) -> str:
-    """How truly the template lies on each training case."""
-    rows = card.get("registration") or {}
-    if not rows:
-        return ""
-    first = next(iter(rows.values()))
-    ways = {way: title for way, title in WAYS.items() if isinstance(first.get(way), dict)}
-    figures = ("mean", "p95", "max")
-
-    def line(name: str, row: Mapping, css: str = "") -> str:
-        cells = "".join(
-            cell(row.get(way) or {}, figure, "first" if figure == "mean" else "")
-            for way in ways
-            for figure in figures
-        )
-        folds = "" if row.get("flipped_faces") is None else str(row["flipped_faces"])
-        return f'<tr{css}><td>{escape(name)}</td>{cells}<td class="first">{folds}</td></tr>'
-
-    body = "".join(line(name, row) for name, row in rows.items())
-    if mean := card.get("registration_mean"):
-        body += line("mean", mean, ' class="total main"')
-    groups = "".join(f'<th class="first" colspan="3">{title}</th>' for title in ways.values())
-    heads = '<th class="first">mean</th><th>95 %</th><th>max</th>' * len(ways)
-    return section(
-        "Training cases, as registered",
-        '<div class="scroll"><table><thead><tr class="group"><th></th>'
-        f'{groups}<th class="first">flipped</th></tr><tr><th>case</th>{heads}'
-        f'<th class="first">faces</th></tr></thead><tbody>{body}</tbody></table></div>',
-        "Distance between the surface in correspondence and the surface of the segmentation.",
-        "registration",
-    )
-
-
-def correspondence(card: Mapping) -> str:
-    """What the card says of correspondence across cases: places covered, landmarks carried."""
-    entry = card.get("correspondence") or {}
-    return section("Correspondence", entries(entry), name="correspondence") if entry else ""
-
-
 def calibration(card: Mapping) -> str:
     """Whether the bands that the model states hold what they promise on cases left out."""
     entry = card.get("calibration") or {}
