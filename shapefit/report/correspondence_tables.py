@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from shapefit.report.figures import cell
 from shapefit.report.model_tables import entries
-from shapefit.report.page import escape, readable, section
+from shapefit.report.page import escape, number, readable, section
 
 WAYS = {
     "model_to_segmentation": "model to segmentation, mm",
@@ -62,7 +62,7 @@ def coverage(card: Mapping) -> str:
         return ""
     body = ""
     for row in sorted(places, key=lambda place: -place["max"]):
-        cells = "".join(cell(row, figure) for figure in ("mean", "p95", "max"))
+        cells = "".join(f"<td>{number(row[figure])}</td>" for figure in ("mean", "p95", "max"))
         body += f"<tr><td>{escape(readable(row['place']))}</td>{cells}"
         body += f'<td class="text">{escape(row.get("worst_case", ""))}</td></tr>'
     return section(
@@ -70,8 +70,8 @@ def coverage(card: Mapping) -> str:
         '<div class="scroll"><table><thead><tr><th>place</th><th>mean</th><th>95 %</th><th>max</th>'
         f'<th class="text">worst case</th></tr></thead><tbody>{body}</tbody></table></div>',
         f"Distance from the segmentation to the model, mm, within {entry.get('place_radius', 0):g} mm of "
-        "each place, over the training cases. The crest of the ilium is the upper end of a hip bone, the tip of "
-        "the sacrum its lower end.",
+        "each place, over the training cases. The crest of the ilium is the upper end of a hip bone, the "
+        "tip of the sacrum its lower end.",
         "coverage",
     )
 
@@ -96,8 +96,8 @@ def transfer(card: Mapping) -> str:
         for way in ways:
             figures = row.get(way) or {}
             worst = f" <small>{escape(figures['worst_case'])}</small>" if "worst_case" in figures else ""
-            top = cell(figures, "max")
-            cells += cell(figures, "mean", "first") + top.removesuffix("</td>") + f"{worst}</td>"
+            cells += f'<td class="first">{number(figures.get("mean"))}</td>'
+            cells += f"<td>{number(figures.get('max'))}{worst}</td>"
         return f"<tr{css}><td>{escape(name)}</td><td>{row.get('cases', '')}</td>{cells}</tr>"
 
     body = "".join(line(row["name"], row) for row in rows)

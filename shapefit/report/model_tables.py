@@ -77,7 +77,8 @@ def _table_of(found: Mapping[str, Sequence[Curve]]) -> str:
             body += f"<td>{number(values.get(count), digits)}"
             if curve.band and count in values:
                 low, high = dict(zip([m for m, _ in curve.points], curve.band, strict=True))[count]
-                body += f" <small>{number(low, digits)} to {number(high, digits)}</small>"
+                if low < high:
+                    body += f" <small>{number(low, digits)} to {number(high, digits)}</small>"
             body += "</td>"
         body += "</tr>"
     return (
