@@ -7,6 +7,8 @@ from importlib.metadata import version
 import tyro
 
 from shapefit.cli.commands import build, evaluate, fit, project, render
+from shapefit.cli.inspect import inspect
+from shapefit.cli.model import model
 from shapefit.cli.options import BAD_INPUT
 
 
@@ -16,11 +18,13 @@ def main() -> None:
         print(f"shapefit {version('shapefit')}")
         sys.exit(0)
     commands: dict[str, Callable] = {
+        "inspect": inspect,
         "build": build,
         "project": project,
         "fit": fit,
         "evaluate": evaluate,
         "render": render,
+        "model": model,
     }
     description = "From one or a few fluoroscopy images to a patient's bone in 3D. `--version` says which."
     run(lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="shapefit", description=description))
