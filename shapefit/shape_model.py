@@ -190,7 +190,7 @@ class ShapeModel:
             mean=self.mean + torch.tensordot(shift, basis, dims=([0], [0])),
             components=axes.components.reshape(-1, *self.mean.shape),
             std=axes.std,
-            scores=torch.zeros(0, 0, dtype=self.mean.dtype),
+            scores=torch.zeros(0, len(axes.std), dtype=self.mean.dtype),
             cases=(),
             metadata={**self.metadata, "posterior": f"{len(points)} points"},
         )
