@@ -13,6 +13,7 @@ FLOORS = [
         "_pairs_numba",
         "workers",
         "pca",
+        "gaussian",
         "se3",
         "mesh",
         "materials",
@@ -23,7 +24,7 @@ FLOORS = [
     | {"camera", "interop"}  # foreign meshes and cameras: `mesh` takes them
     | {"holes", "orientation", "repair"}
     | {"anatomy", "topology"},
-    {"view", "volume", "surface", "shape_model", "landmarks", "metrics"}
+    {"view", "volume", "surface", "shape_model", "residual", "landmarks", "metrics"}
     | {"alignment", "image_metrics", "surface_distance"}  # the parts of metrics
     | {"inspection", "inspection_flags"}
     | {"pairs", "registration", "remesh", "template"},  # the parts of correspondence
