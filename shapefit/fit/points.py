@@ -40,9 +40,11 @@ def condition_on_points(
     """
     if len(points) < 3:
         raise ValueError(f"a pose needs at least 3 points, got {len(points)}")
+    if not torch.isfinite(points).all():
+        raise ValueError("some of the points are not finite; leave them out")
     spread = torch.linalg.svdvals(points - points.mean(0))
-    if not torch.isfinite(spread).all() or spread[1] < FLAT * spread[0]:
-        raise ValueError("the points lie on a line or are not finite: they do not tell the pose")
+    if spread[1] < FLAT * spread[0]:
+        raise ValueError("the points lie on a line: they do not tell the pose")
     weights = barycentric.to(model.mean)
     basis = ((model.components * model.std[:, None, None])[:, corners] * weights[..., None]).sum(2)
     mean = (model.mean[corners] * weights[..., None]).sum(1)
