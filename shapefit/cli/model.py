@@ -54,9 +54,9 @@ def info(model: Model, /, *, json: Flag = False, file: ModelFile = ModelFileSett
     for row in told["variance"][:SHOWN]:
         shares = f"{100 * row['share']:7.1f} %{100 * row['cumulative']:8.1f} %"
         print(f"  {row['mode']:4d} {shares}  {row['vertex_rms_mm']:.2f} mm")
-    mirrored = ", and their mirror images" if told["mirrored"] else ""
-    print(f"subjects: {len(told['subjects'])}{mirrored}: {', '.join(told['subjects'])}".rstrip(": "))
-    print(f"landmarks: {len(told['landmarks'])}: {', '.join(told['landmarks'])}".rstrip(": "))
+    mirrored = " and their mirror images" if told["mirrored"] else ""
+    for what, names in ((f"subjects{mirrored}", told["subjects"]), ("landmarks", told["landmarks"])):
+        print(f"{len(names)} {what}{': ' if names else ''}{', '.join(names)}")
     for key, value in told["metadata"].items():
         print(f"{key}: {value}")
     return 0
