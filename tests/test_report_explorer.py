@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import trimesh
 from chromium import run_page
 from skimage.color import rgb2lab
 from small import small_model
@@ -64,12 +65,15 @@ STEPS = """
   out.hidden = [];
   for (const name of NAMES) {
     const box = document.querySelector(`[data-structure="${name}"]`);
-    box.click(); out.hidden.push([inked(), page.shown(name)]);
+    box.click(); out.hidden.push([inked(), page.shown()]);
   }
   for (const name of NAMES) document.querySelector(`[data-structure="${name}"]`).click();
   out.again = inked();
   out.mean = vertices();
-  await slide(MOVED); out.moved = vertices(); out.landmarks = page.landmarks();
+  await slide(MOVED); out.moved = vertices();
+  document.querySelector(`[data-structure="${NAMES[1]}"]`).click();
+  out.file = Array.from(new Uint8Array(await page.file().arrayBuffer()));
+  document.querySelector(`[data-structure="${NAMES[1]}"]`).click(); out.landmarks = page.landmarks();
   press("distance"); out.distance = page.colours();
   await slide(MOVED.map((value) => 0.4 * value)); out.nearer = page.colours();
   press("signed"); out.signed = page.colours();
@@ -149,6 +153,19 @@ def test_the_page_shows_the_mean_then_moves_vertices_by_coefficient_times_std_ti
             assert own == pytest.approx(true, abs=1e-5)  # mm
 
 
+def test_a_saved_shape_is_what_the_page_shows_in_ras_millimetres(page, model, tmp_path):
+    (tmp_path / "shape.ply").write_bytes(bytes(page["file"]))
+    header = bytes(page["file"]).split(b"end_header")[0].decode()
+    assert "comment SPACE=RAS\ncomment units mm\n" in header
+    assert "coefficients 1.5000 -2.2500 3.0000" in header
+    mesh = trimesh.load(tmp_path / "shape.ply", process=False)
+    surfaces = model.surfaces(shape(model, MOVED))
+    del surfaces[model.names[1]]
+    expected = trimesh.util.concatenate(list(surfaces.values()))
+    assert mesh.vertices == pytest.approx(expected.vertices, abs=1e-5)
+    assert np.array_equal(mesh.faces, expected.faces)
+
+
 def test_landmarks_ride_on_the_surface(page, model):
     expected = model.landmark_positions(shape(model, MOVED))
     assert np.array(page["landmarks"]) == pytest.approx(expected.numpy(), abs=1e-5)
@@ -192,7 +209,7 @@ def test_colour_by_standard_deviation_tells_the_model_with_its_noise_from_a_mode
 def test_structures_leave_the_picture_and_come_back(page):
     counts = [count for count, _ in page["hidden"]]
     assert page["whole"] > counts[0] > counts[1] > counts[2] == 0
-    assert not any(shown for _, shown in page["hidden"]) and page["again"] == page["whole"]
+    assert [len(shown) for _, shown in page["hidden"]] == [2, 1, 0] and page["again"] == page["whole"]
 
 
 def test_a_drag_in_the_plot_sets_its_two_modes_alone(page):

@@ -13,7 +13,7 @@ from shapefit.report.page import LOOK, base64_of, choice, escape, readable, sect
 from shapefit.shape_model import ShapeModel
 
 MODES_PACKED = 30  # those of the largest variance; each has a slider
-VERTICES_SHOWN = 20_000  # recomputed at every move of a slider; larger meshes are shown lighter
+VERTICES_SHOWN = 15_000  # recomputed at every move of a slider; larger meshes are shown lighter
 RANGE = 3.0  # std, ends of the sliders
 DIGITS = 2**23 - 1  # largest of the 24-bit integers that hold a mode
 COLOURINGS = [
@@ -132,7 +132,8 @@ def explorer_section(model: ShapeModel, colours: dict[str, str], modes: int = MO
     controls = (
         f'<div class="controls">{LOOK}{structure_switches(colours)}{marks}</div>'
         f'<div class="controls"><span class="about">Colour</span>{choice("colour", COLOURINGS, "structure")}'
-        f'<label id="spread-of" hidden>of <select id="spread">{spreads}</select></label></div>'
+        f'<label id="spread-of" hidden>of <select id="spread">{spreads}</select></label>'
+        '<button type="button" class="plain" id="save">Save this shape</button></div>'
     )
     viewer = (
         '<div class="viewer"><canvas id="shape" tabindex="0" role="img" aria-label="The shape in 3D; arrow '
@@ -183,7 +184,7 @@ def _slider(mode: int, share: float) -> str:
         f'<div class="slider-row" title="{escape(name)}"><button type="button" class="play" '
         f'data-play="{mode}" aria-label="play mode {mode + 1}" aria-pressed="false"></button>'
         f'<label for="mode{mode}">{mode + 1}</label>'
-        f'<input type="range" id="mode{mode}" min="{-RANGE:g}" max="{RANGE:g}" step="0.01" value="0" '
+        f'<input type="range" id="mode{mode}" min="{-RANGE:g}" max="{RANGE:g}" step="0.05" value="0" '
         f'aria-label="{escape(name)}"><output id="value{mode}" for="mode{mode}">0.00</output>'
         f"<small>{100 * share:.1f} %</small></div>"
     )

@@ -67,7 +67,7 @@ shapefit.overlay = (frame, view) => {
     return { axis, sign, line, text };
   });
   const labels = frame.querySelector(".labels");
-  let marks = [], spans = [];
+  let marks = [], spans = [], widths = [];
 
   view.watch(() => {
     const per = view.pixels();
@@ -88,7 +88,7 @@ shapefit.overlay = (frame, view) => {
     marks.forEach((mark, n) => {
       const towards = mark.out.reduce((sum, v, d) => sum + v * eye[d], 0) / (Math.hypot(...mark.out) || 1);
       spans[n].style.opacity = towards > -0.15 ? 1 : 0; // those on the far side keep quiet
-      const [x, y] = places[n], width = frame.clientWidth, room = mark.width + 14;
+      const [x, y] = places[n], width = frame.clientWidth, room = widths[n] + 14;
       const leftwards = x < width / 2 - 4 ? x > room : x + room > width;
       spans[n].style.left = `${(100 * x) / width}%`;
       spans[n].style.top = `${(100 * y) / frame.clientHeight}%`;
@@ -104,7 +104,8 @@ shapefit.overlay = (frame, view) => {
         return span;
       });
       labels.replaceChildren(...spans);
+      widths = spans.map((span) => span.offsetWidth);
     }
-    marks = found.map((mark, n) => ({ ...mark, width: spans[n].offsetWidth }));
+    marks = found;
   };
 };

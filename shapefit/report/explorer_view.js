@@ -196,8 +196,9 @@ shapefit.viewer = (canvas, { mean, faces, structures, background }) => { // null
   function values(array, limits, ramp) { // null: each part in its own colour
     state.values = [array, limits, ramp];
     state.limits = array && limits;
-    if (array) {
-      upload(gpu.value, array);
+    if (array) upload(gpu.value, array);
+    if (array && gpu.ramp !== ramp) {
+      gpu.ramp = ramp;
       const row = new Uint8Array(256 * 4);
       for (let n = 0; n < 256; n++) {
         const at = (n / 255) * (ramp.length - 1), low = Math.min(Math.floor(at), ramp.length - 2);
@@ -240,6 +241,5 @@ shapefit.viewer = (canvas, { mean, faces, structures, background }) => { // null
     gl.bufferData(gl.ARRAY_BUFFER, state.balls, gl.DYNAMIC_DRAW);
   });
   new ResizeObserver(draw).observe(canvas);
-  return { surface, values, balls, show, look, draw, paint, project, pixels, axes, camera,
-    hidden: (part) => state.hidden.has(part), watch: (act) => state.watchers.push(act) };
+  return { surface, values, balls, show, look, draw, paint, project, pixels, axes, camera, watch: (act) => state.watchers.push(act) };
 };

@@ -12,10 +12,11 @@ shapefit.run(() => {
   else frame.classList.add("blind");
 
   const sliders = packed.modes.map((_, k) => find(`mode${k}`));
+  const told = []; // what the sliders show
   const outputs = packed.modes.map((_, k) => find(`value${k}`));
   const at = { positions: Float64Array.from(shape.mean), normals: new Float32Array(shape.mean.length),
     offset: new Float32Array(shape.count), colours: new Float32Array(shape.count) };
-  const now = { coefficients: new Array(count).fill(0), name: "Mean shape", short: "", colour: "structure", top: 1 };
+  const now = { coefficients: new Array(count).fill(0), name: "Mean shape", short: "", colour: "structure", top: 1, hidden: new Set() };
   const signed = (value, digits) => value.toFixed(digits).replace(/^-(?=[0.]*$)/, "").replace("-", "\u2212");
 
   // Colours: the end of the scale is a round number; it grows while one moves, and shrinks when one has let go.
@@ -38,19 +39,21 @@ shapefit.run(() => {
     for (const value of at.colours) most = Math.max(most, Math.abs(value));
     const [top, steps] = ceiling(Math.max(most, kind === "spread" ? 1e-3 : 1, settled ? 0 : now.top));
     now.top = top;
-    const ramp = packed.scales[kind === "signed" ? "signed" : "distance"], low = kind === "signed" ? -now.top : 0;
-    const stops = kind === "signed" ? [low, low / 2, 0, top / 2, top]
-      : Array.from({ length: steps + 1 }, (_, n) => (top * n) / steps);
+    const ramp = packed.scales[kind === "signed" ? "signed" : "distance"], low = kind === "signed" ? -top : 0;
     const title = { spread: `standard deviation, ${of.selectedOptions[0].text}`, distance: "distance to the mean",
       signed: "inwards (\u2212) or outwards (+) of the mean" }[kind];
     bar.querySelector(".title").textContent = `${title}, mm; at most ${signed(most, 2)}`;
-    bar.querySelector(".ramp").style.background = `linear-gradient(to right, ${ramp.join(",")})`;
-    bar.querySelector(".ticks").replaceChildren(...stops.map((value) => {
-      const tick = document.createElement("span");
-      tick.textContent = signed(value, 3).replace(/\.?0+$/, "") || "0";
-      return tick;
-    }));
-    return view?.values(at.colours, [low, now.top], ramp);
+    if (bar.dataset.ends !== `${low} ${top}`) {
+      bar.dataset.ends = `${low} ${top}`;
+      const stops = low ? [low, low / 2, 0, top / 2, top] : Array.from({ length: steps + 1 }, (_, n) => (top * n) / steps);
+      bar.querySelector(".ramp").style.background = `linear-gradient(to right, ${ramp.join(",")})`;
+      bar.querySelector(".ticks").replaceChildren(...stops.map((value) => {
+        const tick = document.createElement("span");
+        tick.textContent = signed(value, 3).replace(/\.?0+$/, "") || "0";
+        return tick;
+      }));
+    }
+    return view?.values(at.colours, [low, top], ramp);
   }
 
   function marks() {
@@ -90,8 +93,10 @@ shapefit.run(() => {
     marks();
     tell();
     sliders.forEach((slider, k) => {
-      if (Number(slider.value) !== now.coefficients[k]) slider.value = now.coefficients[k];
-      outputs[k].textContent = signed(now.coefficients[k], 2);
+      if (told[k] === now.coefficients[k]) return;
+      told[k] = now.coefficients[k];
+      if (Number(slider.value) !== told[k]) slider.value = told[k];
+      outputs[k].textContent = signed(told[k], 2);
     });
     scatter(now.coefficients, now.short);
   }
@@ -167,6 +172,11 @@ shapefit.run(() => {
     return requestAnimationFrame(step);
   }));
 
+  const shown = () => packed.structures.filter((_, n) => !now.hidden.has(n));
+  const file = () => shapefit.surfaceFile(at.positions, shape.faces, shown().map((one) => one.span),
+    [now.name, shown().map((one) => one.name).join(" "), `coefficients ${now.coefficients.map((c) => c.toFixed(4)).join(" ")}`]);
+  find("save").addEventListener("click", () => shapefit.save(file(), `${(now.short || now.name).replace(/\W+/g, "_")}.ply`));
+
   const colour = (kind) => { now.colour = kind; paint(true); };
   shapefit.choices("colour", colour);
   find("spread").addEventListener("change", () => paint(true));
@@ -174,7 +184,10 @@ shapefit.run(() => {
   for (const id of ["marks", "names"]) find(id)?.addEventListener("change", marks);
   packed.structures.forEach(({ name }, n) => {
     const box = document.querySelector(`[data-structure="${CSS.escape(name)}"]`);
-    box.addEventListener("change", () => view?.show(n, box.checked));
+    box.addEventListener("change", () => {
+      if (box.checked) now.hidden.delete(n); else now.hidden.add(n);
+      view?.show(n, box.checked);
+    });
   });
   window.addEventListener("beforeprint", () => {
     frame.style.setProperty("--aspect", frame.clientWidth / frame.clientHeight); // the picture keeps its shape on paper
@@ -183,6 +196,7 @@ shapefit.run(() => {
 
   set([], "Mean shape");
   // For scripts and consoles: coefficients in std, vertices in mm as they are drawn, structure by structure.
+  window.shapefit = shapefit;
   shapefit.explorer = {
     set,
     coefficients: () => [...now.coefficients],
@@ -192,7 +206,8 @@ shapefit.run(() => {
     },
     landmarks: () => shape.carried(at.positions),
     colours: () => ({ kind: now.colour, top: now.top, values: Array.from(at.colours) }),
-    shown: (name) => !view?.hidden(packed.structures.findIndex((one) => one.name === name)),
+    shown: () => shown().map((one) => one.name),
+    file,
     view,
   };
 });

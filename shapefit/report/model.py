@@ -10,7 +10,14 @@ from shapefit.report.model_tables import calibration, leave_one_out, quality
 from shapefit.report.page import escape, facts, number, readable, section, write_page
 from shapefit.shape_model import ShapeModel
 
-SCRIPTS = ("explorer_shape.js", "explorer_view.js", "explorer_hand.js", "explorer_scatter.js", "model.js")
+SCRIPTS = (
+    "explorer_shape.js",
+    "explorer_view.js",
+    "explorer_hand.js",
+    "explorer_scatter.js",
+    "explorer_save.js",
+    "model.js",
+)
 
 
 def model_page(path: str | Path, model: ShapeModel, card: dict, title: str = "") -> None:
