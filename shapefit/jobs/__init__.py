@@ -7,7 +7,8 @@ A job's files appear together when all of them are there; a job that raises leav
 from shapefit.jobs.build import build_job
 from shapefit.jobs.evaluate import evaluate_job
 from shapefit.jobs.fit import fit_job
+from shapefit.jobs.inspect import inspect_job
 from shapefit.jobs.project import project_job
 from shapefit.jobs.render import render_job
 
-__all__ = ["build_job", "evaluate_job", "fit_job", "project_job", "render_job"]
+__all__ = ["build_job", "evaluate_job", "fit_job", "inspect_job", "project_job", "render_job"]
