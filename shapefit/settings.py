@@ -37,8 +37,14 @@ class BuildSettings:
     """fit each case with the model of the others, and write the table into the card"""
     leave_one_out_cases: int = 30
     """of larger sets so many cases are left out in turn, evenly chosen; 0: all"""
+    modes: int | None = None
+    """most modes that the model keeps; all that explain more than a millionth of the variance if absent"""
+    allow_failures: bool = False
+    """build the model from the other cases where some fail; the card then names those and the reasons"""
     workers: int = 2
     """processes that register cases side by side"""
+    cluster: str = ""
+    """address or scheduler file of a Dask cluster that does the work instead, as in tcp://host:8786"""
     seed: int = 0
     """of the random surface samples"""
 

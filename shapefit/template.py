@@ -1,10 +1,12 @@
-"""Signed distances of sampled surfaces, and the closed mesh at a level of their mean.
+"""Signed distances of sampled surfaces, the closed mesh at a level of their mean, and the mean bone.
 
 A mean of distances belongs to no single subject and to no order of subjects. All arrays are float64
 numpy, in mm.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -14,6 +16,12 @@ from scipy.interpolate import RegularGridInterpolator
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes
+
+from shapefit.bones import Bone, load_warp, warp_bone
+from shapefit.io.pieces import Piece, Pieces, fingerprint
+from shapefit.remesh import remesh
+from shapefit.settings import BuildSettings
+from shapefit.workers import Workers
 
 
 def signed_distance(
@@ -91,3 +99,136 @@ def largest_piece(
     keep = piece == np.bincount(piece).argmax()
     number = np.cumsum(keep) - 1
     return vertices[keep], number[faces[keep[faces[:, 0]]]]
+
+
+class FailedCases(ValueError):
+    """Some cases could not be registered: index of the case -> reason."""
+
+    def __init__(self, reasons: dict[int, str]) -> None:
+        super().__init__("; ".join(f"case {case + 1}: {reason}" for case, reason in sorted(reasons.items())))
+        self.reasons = reasons
+
+
+def each(bones: Sequence[Bone], outcomes: Iterator) -> Iterator:
+    """The outcomes of one job per bone. Raises FailedCases at the end, with all that failed."""
+    failed: dict[int, str] = {}
+    cause = None
+    for bone, outcome in zip(bones, outcomes, strict=True):
+        if isinstance(outcome, Exception):
+            failed.setdefault(bone.case, reason(outcome))
+            cause = cause or outcome
+        elif not failed:
+            yield outcome
+    if failed:
+        raise FailedCases(failed) from cause
+
+
+def reason(error: Exception) -> str:
+    """An error as a person reads it: its kind is told unless its message was written for people."""
+    told = isinstance(error, (ValueError, OSError)) and not isinstance(error, np.linalg.LinAlgError)
+    return str(error) if told else f"{type(error).__name__}: {error}"
+
+
+class Template(NamedTuple):
+    """The mean of some bones: a closed mesh (mm, about the origin), and the affine maps to each of them."""
+
+    mesh: Piece
+    affines: list[Float[ndarray, "4 4"]]
+
+
+def build_template(
+    bones: Sequence[Bone],
+    count: int,
+    settings: BuildSettings,
+    workers: Workers,
+    pieces: Pieces,
+    report: Callable[[str, float], None],
+) -> Template:
+    """Mean surface of centred bones: a closed mesh of `count` vertices.
+
+    Bones are aligned to their own mean, first by affine maps, then by smooth warps, so that no single
+    bone and no order of them shapes the result. They come from their files one by one, and sums over them
+    have the order of the bones: neither their number nor that of the workers changes a bit or needs memory.
+    Raises FailedCases for bones that cannot be aligned, and ValueError for a mean that cannot be closed.
+    """
+    every = [bone.samples for bone in bones]
+    rounds = 1 + settings.template_rounds
+    steering = (settings.template_spacing, settings.template_rounds, warping(settings))
+    if found := pieces.find(key := fingerprint("template", every, count, *steering)):
+        return Template(found, list(found.arrays("affines")["affines"]))
+
+    def mean_shape(warps: Sequence[Piece | None], bounds: ndarray, spacing: float, level: float):
+        def mean_distance(points: ndarray) -> ndarray:
+            place = pieces.one(fingerprint("points", points), lambda: {"points": points})
+            jobs = ((place, warp, samples, spacing) for warp, samples in zip(warps, every, strict=True))
+            total = np.zeros(len(points))
+            for distance in each(bones, workers.outcomes(_distance, jobs)):
+                total += distance
+            return total / len(bones)
+
+        return zero_surface(mean_distance, bounds[0], bounds[1], spacing, level)
+
+    def keep(step: str, vertices: ndarray, faces: ndarray) -> Piece:
+        return pieces.keep(fingerprint(step, key), {"vertices": vertices, "faces": faces})
+
+    # bones that are merely centred overlap badly: a raised level keeps the thin parts of their mean
+    coarse = 2 * settings.template_spacing
+    mesh = pieces.find(fingerprint("start", key))
+    if mesh is None:
+        vertices, faces = mean_shape([None] * len(bones), _bounds(every), coarse, 2.0)
+        mesh = keep("start", *remesh(vertices, faces, count // 2))
+    affines = [np.eye(4)] * len(bones)
+    for number in range(rounds):
+        smooth = number > 0
+        jobs = [(mesh, s, a, warping(settings), smooth) for s, a in zip(every, affines, strict=True)]
+        warps = []
+        for warp in each(bones, pieces.complete(workers, warp_bone, jobs)):
+            warps.append(warp)
+            report("template", (number + len(warps) / len(bones)) / rounds)
+        # the mean of the cases brought back by the mean affine map: the template drifts to no case's size
+        maps = [warp.arrays("affine")["affine"] for warp in warps]
+        mean_affine = np.mean(maps, axis=0)
+        affines = [affine @ np.linalg.inv(mean_affine) for affine in maps]
+        if finished := pieces.find(fingerprint(f"round {number}", key)):
+            mesh = finished
+            continue
+        vertices = mesh.arrays("vertices")["vertices"]
+        spacing, level = (settings.template_spacing, 0.3) if smooth else (coarse, 1.0)
+        vertices, faces = mean_shape(warps, np.array([vertices.min(0), vertices.max(0)]), spacing, level)
+        total = np.zeros_like(vertices)
+        for affine, warp in zip(affines, warps, strict=True):
+            total += _apply(np.linalg.inv(affine), load_warp(warp)(vertices))
+        last = number == settings.template_rounds
+        vertices, faces = remesh(total / len(bones), faces, count if last else count // 2)
+        mesh = keep(f"round {number}", vertices, faces)
+    finished = pieces.keep(key, mesh.arrays() | {"affines": np.array(affines)})
+    return Template(finished, affines)
+
+
+def warping(settings: BuildSettings) -> BuildSettings:
+    """The settings of smooth warps alone: no other can make a kept warp another one."""
+    return replace(
+        BuildSettings(),
+        kernel_widths=settings.kernel_widths,
+        kernel_steps=settings.kernel_steps,
+        kernel_ridge=settings.kernel_ridge,
+    )
+
+
+def _bounds(every: Sequence[Piece]) -> Float[ndarray, "2 3"]:
+    low, high = np.full(3, np.inf), np.full(3, -np.inf)
+    for samples in every:
+        points = samples.arrays("points")["points"]
+        low, high = np.minimum(low, points.min(0)), np.maximum(high, points.max(0))
+    return np.array([low, high])
+
+
+def _distance(place: Piece, warp: Piece | None, samples: Piece, spacing: float) -> ndarray:
+    points, normals, own = samples.arrays("points", "normals", "spacing").values()
+    step = max(1, int((spacing / float(own)) ** 2))
+    moved = load_warp(warp)(place.arrays("points")["points"])
+    return signed_distance(moved, points[::step], normals[::step], float(own) * step**0.5)
+
+
+def _apply(matrix: ndarray, points: ndarray) -> ndarray:
+    return points @ matrix[:3, :3].T + matrix[:3, 3]

@@ -78,7 +78,7 @@ class Workers:
 
     def _here(self, function: Callable, jobs: Iterable[tuple]) -> Iterator:
         for job in jobs:
-            with _one_thread():
+            with one_thread():
                 try:
                     outcome = function(*job)
                 except Exception as error:
@@ -196,7 +196,8 @@ def peak_memory() -> float:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """Within it, this process computes on one thread: what it finds has the same bits on any machine."""
     import numba
     import torch
     from threadpoolctl import threadpool_limits

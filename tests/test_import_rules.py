@@ -27,8 +27,8 @@ FLOORS = [
     {"view", "volume", "surface", "shape_model", "residual", "landmarks", "metrics"}
     | {"alignment", "image_metrics", "surface_distance"}  # the parts of metrics
     | {"inspection", "inspection_flags"}
-    | {"pairs", "registration", "remesh", "template"},  # the parts of correspondence
-    {"render", "correspondence", "io"},
+    | {"pairs", "registration", "remesh"},  # the parts of correspondence
+    {"render", "correspondence", "io"} | {"bones", "template"},
     {"fit", "scene", "report", "jobs"}
     | {"correspondence_quality", "landmark_transfer"}
     | {"build", "model_card", "model_quality", "quality_bands"},

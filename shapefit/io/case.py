@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import trimesh
 from jaxtyping import Float64
 
 from shapefit.anatomy import TOTALSEGMENTATOR, TOTALSEGMENTATOR_BONES
@@ -26,7 +27,7 @@ class Case:
     """The structures of one patient in world mm (RAS), and landmarks where they were read."""
 
     name: str
-    surfaces: Surfaces
+    surfaces: Mapping[str, trimesh.Trimesh]
     landmarks: dict[str, Float64[np.ndarray, "R 3"]] | None = None  # name -> its readings, mm
     # by structure: of meshes made from a label map, and of meshes that were repaired
     findings: dict[str, SurfaceFindings] | dict[str, RepairFindings] | None = None

@@ -93,7 +93,7 @@ def _compare(
         # readings that the model knows nothing of are no failure of the result
         means = {key: at.mean(0).tolist() for key, at in case.landmarks.items() if key in fit["landmarks"]}
         record["landmarks"] = landmark_errors(fit["landmarks"], means)
-    return record, (made, case.surfaces)
+    return record, (made, dict(case.surfaces))
 
 
 def _read_any(path: Path) -> trimesh.Trimesh:
