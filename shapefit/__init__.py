@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from shapefit.fit.surface import SurfaceFit, fit_surface
     from shapefit.interop import camera_from_pytorch3d, pytorch3d_from_camera
     from shapefit.io.case import Case, read_case
-    from shapefit.io.mesh import read_surfaces, write_surfaces
+    from shapefit.io.landmarks import read_landmarks, write_landmarks
+    from shapefit.io.mesh import read_mesh, read_surfaces, write_mesh, write_surfaces
     from shapefit.io.model import read_model, write_model
+    from shapefit.io.scores import read_scores, write_scores
     from shapefit.io.volume import read_labels, read_volume, write_volume
     from shapefit.io.xray import (
         read_camera,
@@ -29,7 +31,19 @@ if TYPE_CHECKING:
         write_image,
         write_mask,
     )
-    from shapefit.jobs import build_job, evaluate_job, fit_job, project_job, render_job
+    from shapefit.jobs import (
+        build_job,
+        evaluate_job,
+        export_job,
+        fit_job,
+        inspect_job,
+        model_info,
+        modes_job,
+        posterior_job,
+        project_job,
+        render_job,
+        sample_job,
+    )
     from shapefit.materials import attenuation_coefficient
     from shapefit.metrics import compare, tabulate
     from shapefit.render.mesh import render_depths, render_mesh
@@ -41,10 +55,15 @@ if TYPE_CHECKING:
     from shapefit.settings import (
         BuildSettings,
         EvaluateSettings,
+        ExportSettings,
         FitSettings,
         MeshSettings,
+        ModelFileSettings,
+        ModesSettings,
+        PosteriorSettings,
         ProjectSettings,
         RenderSettings,
+        SampleSettings,
         SurfaceSettings,
     )
     from shapefit.shape_model import ShapeModel, train
@@ -61,8 +80,10 @@ _HOME = {
     "fit.surface": ["SurfaceFit", "fit_surface"],
     "interop": ["camera_from_pytorch3d", "pytorch3d_from_camera"],
     "io.case": ["Case", "read_case"],
-    "io.mesh": ["read_surfaces", "write_surfaces"],
+    "io.landmarks": ["read_landmarks", "write_landmarks"],
+    "io.mesh": ["read_mesh", "read_surfaces", "write_mesh", "write_surfaces"],
     "io.model": ["read_model", "write_model"],
+    "io.scores": ["read_scores", "write_scores"],
     "io.volume": ["read_labels", "read_volume", "write_volume"],
     "io.xray": [
         "read_camera",
@@ -73,7 +94,19 @@ _HOME = {
         "write_image",
         "write_mask",
     ],
-    "jobs": ["build_job", "evaluate_job", "fit_job", "project_job", "render_job"],
+    "jobs": [
+        "build_job",
+        "evaluate_job",
+        "export_job",
+        "fit_job",
+        "inspect_job",
+        "model_info",
+        "modes_job",
+        "posterior_job",
+        "project_job",
+        "render_job",
+        "sample_job",
+    ],
     "materials": ["attenuation_coefficient"],
     "metrics": ["compare", "tabulate"],
     "render.mesh": ["render_depths", "render_mesh"],
@@ -85,10 +118,15 @@ _HOME = {
     "settings": [
         "BuildSettings",
         "EvaluateSettings",
+        "ExportSettings",
         "FitSettings",
         "MeshSettings",
+        "ModelFileSettings",
+        "ModesSettings",
+        "PosteriorSettings",
         "ProjectSettings",
         "RenderSettings",
+        "SampleSettings",
         "SurfaceSettings",
     ],
     "shape_model": ["ShapeModel", "train"],

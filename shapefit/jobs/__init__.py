@@ -8,7 +8,21 @@ from shapefit.jobs.build import build_job
 from shapefit.jobs.evaluate import evaluate_job
 from shapefit.jobs.fit import fit_job
 from shapefit.jobs.inspect import inspect_job
+from shapefit.jobs.model import export_job, model_info, modes_job, sample_job
+from shapefit.jobs.posterior import posterior_job
 from shapefit.jobs.project import project_job
 from shapefit.jobs.render import render_job
 
-__all__ = ["build_job", "evaluate_job", "fit_job", "inspect_job", "project_job", "render_job"]
+__all__ = [
+    "build_job",
+    "evaluate_job",
+    "export_job",
+    "fit_job",
+    "inspect_job",
+    "model_info",
+    "modes_job",
+    "posterior_job",
+    "project_job",
+    "render_job",
+    "sample_job",
+]
