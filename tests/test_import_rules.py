@@ -24,7 +24,8 @@ FLOORS = [
     | {"camera", "interop"}  # foreign meshes and cameras: `mesh` takes them
     | {"holes", "orientation", "repair"}
     | {"anatomy", "topology"},
-    {"view", "volume", "surface", "shape_model", "residual", "landmarks", "metrics"}
+    {"view", "volume", "surface", "shape_model", "landmarks", "metrics"}
+    | {"residual", "calibration", "mode_count"}  # what left-out shapes tell of a model
     | {"alignment", "image_metrics", "surface_distance"}  # the parts of metrics
     | {"inspection", "inspection_flags"}
     | {"pairs", "registration", "remesh"},  # the parts of correspondence

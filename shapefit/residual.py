@@ -1,0 +1,200 @@
+"""What a shape model's modes miss of a new bone: a Gaussian process on the surface, learned by leave-one-out.
+
+Fifteen training shapes span fifteen directions; a new bone leaves that span. How far, and how smoothly,
+the training shapes themselves tell: each, taken out, is a new bone to the others. The process that makes
+those most likely is added to the modes, so that the model can follow a new bone where data demand it and
+its prior is as wide as new bones need (Luethi et al. 2018, IEEE TPAMI 40(8), with kernels set by hand).
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from shapefit.gaussian import pivoted_cholesky, principal_axes
+from shapefit.shape_model import ShapeModel
+
+WIDTHS = (5.0, 10.0, 20.0, 40.0, 80.0)  # mm: from a few vertices of a pelvis to half of a hip
+NEIGHBOURS = 100  # vertices over which the residual's size is averaged: fifteen bones say little of one
+SEEDS = 30  # vertices, with two neighbours each, at which the likelihood of left-out cases is taken
+CASES = 30  # that are left out, evenly chosen where there are more
+REGISTRATION_NOISE = 0.1  # mm: no vertex of a training shape is known better
+
+
+class SurfaceProcess(NamedTuple):
+    """Displacements, alike along x, y and z, of covariance std_i std_j sum_l w_l exp(-d^2 / (2 width_l^2)).
+
+    d is the distance of the vertices i and j on the mean. `mode_scale` is how much of the modes' in-sample
+    variance new shapes have.
+    """
+
+    widths: Float[Tensor, " L"]  # mm
+    weights: Float[Tensor, " L"]  # at least 0, adding up to 1
+    std: Float[Tensor, " V"]  # mm, along each axis
+    mode_scale: float = 1.0
+
+
+class LeftOut(NamedTuple):
+    """A case as the modes of the others see it: its coefficients (std), and what they miss of it (mm)."""
+
+    coefficients: Float[Tensor, " K"]
+    std: Float[Tensor, " K"]  # mm, of the others' modes
+    residual: Float[Tensor, "V 3"]
+
+
+def left_out(model: ShapeModel) -> dict[str, LeftOut]:
+    """Every training case against the PCA of the others, from one N x N Gram matrix; alignment is kept.
+
+    Mirror images leave with their case. Of more than 30 cases, 30 evenly chosen ones are left out.
+    Raises ValueError for fewer than 3 cases.
+    """
+    owners, names = _owners(model)
+    shapes = (model.training_shapes() - model.mean).reshape(len(owners), -1)
+    gram = shapes @ shapes.T
+    result = {}
+    for name in names:
+        others = torch.tensor([owner != name for owner in owners])
+        # each other shape, and the left-out one, less the mean of the others: rows of weights on the shapes
+        centred = torch.eye(len(owners), dtype=torch.float64) - others / others.sum()
+        own, rest = centred[owners.index(name)], centred[others]
+        variance, turn = torch.linalg.eigh(rest @ gram @ rest.T)
+        keep = variance > 1e-6 * variance.sum()
+        axes = (turn[:, keep] / variance[keep].sqrt()).T @ rest  # orthonormal when applied to the shapes
+        scores = axes @ gram @ own
+        std = (variance[keep] / (len(rest) - 1)).sqrt()
+        missed = (own - scores @ axes) @ shapes
+        result[name] = LeftOut((scores / std).flip(0), std.flip(0), missed.reshape(model.mean.shape))
+    return result
+
+
+def _owners(model: ShapeModel) -> tuple[list[str], list[str]]:
+    """The case that each training shape is of, and the cases to leave out."""
+    owners = [case.removesuffix("~") for case in model.cases]
+    names = list(dict.fromkeys(owners))
+    if len(names) < 3:
+        raise ValueError(f"a left-out case needs at least two others; the model knows {len(names)} case(s)")
+    return owners, evenly(names, CASES)
+
+
+def evenly(names: Sequence[str], count: int) -> list[str]:
+    """At most `count` of the names, evenly spread over them."""
+    rows = np.unique(np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int))
+    return [names[row] for row in rows]
+
+
+def learn_residual(model: ShapeModel, widths: Sequence[float] = WIDTHS) -> SurfaceProcess:
+    """The process under which left-out training cases are most likely; `widths` of its kernels in mm.
+
+    Its size from vertex to vertex is that of what the modes of the others miss, averaged over the cases
+    and the nearest hundred vertices. How much of the modes' variance to believe and the weights of the
+    kernels maximise the cross-validated likelihood: each case at some vertices, seen by the others' modes
+    and the kernels. (In-sample variances say too much of a few directions and nothing of the rest.)
+    Raises ValueError for fewer than 3 cases.
+    """
+    cases = left_out(model)
+    missed = torch.stack([case.residual for case in cases.values()])
+    places = model.mean.numpy()
+    tree = cKDTree(places)
+    _, near = tree.query(places, k=min(NEIGHBOURS, len(places)))
+    size = missed.square().mean((0, 2))[near].mean(1).sqrt().clamp_min(1e-6)
+    chosen = torch.from_numpy(_spread(places, tree))
+    squared = torch.cdist(model.mean[chosen], model.mean[chosen]).square()
+    widths = torch.tensor(list(widths), dtype=torch.float64)
+    kernels = torch.outer(size[chosen], size[chosen]) * torch.exp(squared / (-2 * widths[:, None, None] ** 2))
+    deviations, covariances = _seen_by_others(model, chosen)
+    scale, weights = _most_likely(deviations, covariances, kernels)
+    return SurfaceProcess(widths, weights / weights.sum(), size * weights.sum().sqrt(), scale)
+
+
+def _spread(places: Float[ndarray, "V 3"], tree: cKDTree) -> Int[ndarray, " P"]:
+    """Vertices at all distances from one another: random ones, each with one close to it and one less so."""
+    draw = np.random.default_rng(0)
+    seeds = draw.permutation(len(places))[:SEEDS]
+    _, around = tree.query(places[seeds], k=min(60, len(places)))
+    close = [around[np.arange(len(seeds)), draw.integers(*reach, len(seeds)) % around.shape[1]]
+             for reach in ((1, 8), (8, 60))]  # fmt: skip
+    return np.unique(np.concatenate([seeds, *close]))
+
+
+def _seen_by_others(
+    model: ShapeModel, vertices: Int[Tensor, " P"]
+) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N D D"]]:
+    """Each case's deviation from the mean of the others, and their covariance, at some vertices (mm)."""
+    owners, names = _owners(model)
+    shapes = model.training_shapes()[:, vertices].reshape(len(owners), -1)
+    deviations, covariances = [], []
+    for name in names:
+        others = shapes[torch.tensor([owner != name for owner in owners])]
+        deviations.append(shapes[owners.index(name)] - others.mean(0))
+        covariances.append(torch.cov(others.T))
+    return torch.stack(deviations), torch.stack(covariances)
+
+
+def _most_likely(
+    deviations: Float[Tensor, "N D"], covariances: Float[Tensor, "N D D"], kernels: Float[Tensor, "L P P"]
+) -> tuple[float, Float[Tensor, " L"]]:
+    """Scale of the covariances and weights of the kernels that maximise the likelihood of the deviations."""
+    axes = torch.eye(3, dtype=torch.float64)
+    kernels = torch.stack([torch.kron(kernel, axes) for kernel in kernels])
+    own = REGISTRATION_NOISE**2 * torch.eye(kernels.shape[1], dtype=torch.float64)
+    logs = torch.full((1 + len(kernels),), -2.0, dtype=torch.float64)
+    logs[0] = 0.0
+    logs.requires_grad_()
+    search = torch.optim.LBFGS([logs], max_iter=25, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        search.zero_grad()
+        scale, weights = logs.exp()[0], logs.exp()[1:]
+        total = scale * covariances + torch.tensordot(weights, kernels, dims=1) + own
+        factor = torch.linalg.cholesky(total)
+        white = torch.linalg.solve_triangular(factor, deviations[..., None], upper=False)
+        value = (factor.diagonal(dim1=1, dim2=2).log().sum() + white.square().sum() / 2) / deviations.numel()
+        value.backward()
+        return value
+
+    search.step(loss)
+    found = logs.detach().exp()
+    return float(found[0]), found[1:]
+
+
+def with_residual(model: ShapeModel, rank: int = 300, process: SurfaceProcess | None = None) -> ShapeModel:
+    """PCA and a low-rank Gaussian process in one: an ordinary model with up to K + 3 rank modes.
+
+    `rank` counts scalar functions on the surface, each a displacement along x, y and z. The process is
+    learned from the model's training shapes if absent. What `rank` functions leave out of it goes into
+    the noise, so the variance at the vertices stays as learned, in the mean.
+    Raises ValueError for a negative rank and, without `process`, for fewer than 3 training cases.
+    """
+    if rank < 0:
+        raise ValueError(f"cannot add {rank} functions")
+    process = learn_residual(model) if process is None else process
+    places = model.mean
+
+    def column(vertex: int) -> Float[Tensor, " V"]:
+        squared = ((places - places[vertex]) ** 2).sum(1)
+        alike = torch.exp(squared[:, None] / (-2 * process.widths**2)) @ process.weights
+        return process.std[vertex] * process.std * alike
+
+    # more columns than needed, then their principal functions: nearly the best of this rank
+    functions = pivoted_cholesky(column, process.std**2, min(3 * rank, len(places)))
+    axes = principal_axes(functions)
+    functions = (axes.components * axes.std[:, None])[:rank]
+    residual = torch.einsum("rv,ij->rivj", functions, torch.eye(3, dtype=torch.float64))
+    modes = model.components * (model.std * process.mode_scale**0.5)[:, None, None]
+    basis = torch.cat([modes.reshape(model.modes, -1), residual.reshape(-1, places.numel())])
+    axes = principal_axes(basis)
+    lost = float((process.std**2).sum() - (functions**2).sum()) / len(places)
+    return replace(
+        model,
+        components=axes.components.reshape(-1, *places.shape),
+        std=axes.std,
+        noise_variance=model.noise_variance + max(lost, 0.0),
+        scores=(model.scores / process.mode_scale**0.5) @ axes.rotation[:, : model.modes].T,
+        metadata={**model.metadata, "residual": f"Gaussian process of rank {rank}"},
+    )
