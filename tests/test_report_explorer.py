@@ -363,6 +363,10 @@ def test_tables_of_correspondence_and_calibration_take_what_a_card_holds():
     text = correspondence({"correspondence": {"place_radius": 10.0, "places": places, "note": "w" * 50}})
     for words in ("left ASIS", "0.25", "a&lt;b", "1.50", "place radius", "10.00", "w" * 50):
         assert words in text, words
+    bands = {"levels": [0.5, 0.95], "prior": {"inside": [0.48, 0.9375], "cases": [[0.4, 0.9]], "error": 3.25}}
+    text = calibration({"calibration": bands})
+    for words in ("50 % band", "95 % band", "48.0", "93.8", "40 to 40", "3.25", "before anything is seen"):
+        assert words in text, words
     text = calibration(
         {"calibration": {"pca": {"50": 0.48, "95": None}, "residual": {"50": 0.51, "95": 0.95}}}
     )

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from shapefit.report.figures import cell
 from shapefit.report.model_tables import entries
 from shapefit.report.page import escape, number, readable, section
 
@@ -19,13 +18,13 @@ def registration(card: Mapping) -> str:
     rows = card.get("registration") or {}
     if not rows:
         return ""
-    first = next(iter(rows.values()))
-    ways = {way: title for way, title in WAYS.items() if isinstance(first.get(way), dict)}
-    figures = ("mean", "p95", "max")
+    some = next(iter(rows.values()))
+    ways = {way: title for way, title in WAYS.items() if isinstance(some.get(way), dict)}
+    figures, first = ("mean", "p95", "max"), ' class="first"'
 
     def line(name: str, row: Mapping, css: str = "") -> str:
         cells = "".join(
-            cell(row.get(way) or {}, figure, "first" if figure == "mean" else "")
+            f"<td{first if figure == 'mean' else ''}>{number((row.get(way) or {}).get(figure))}</td>"
             for way in ways
             for figure in figures
         )
@@ -70,8 +69,8 @@ def coverage(card: Mapping) -> str:
         '<div class="scroll"><table><thead><tr><th>place</th><th>mean</th><th>95 %</th><th>max</th>'
         f'<th class="text">worst case</th></tr></thead><tbody>{body}</tbody></table></div>',
         f"Distance from the segmentation to the model, mm, within {entry.get('place_radius', 0):g} mm of "
-        "each place, over the training cases. The crest of the ilium is the upper end of a hip bone, the "
-        "tip of the sacrum its lower end.",
+        "each place, over the training cases. The crest of the ilium is the superior end of a hip bone, the "
+        "tip of the sacrum its inferior end.",
         "coverage",
     )
 

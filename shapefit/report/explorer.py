@@ -133,7 +133,8 @@ def explorer_section(model: ShapeModel, colours: dict[str, str], modes: int = MO
         f'<div class="controls">{LOOK}{structure_switches(colours)}{marks}</div>'
         f'<div class="controls"><span class="about">Colour</span>{choice("colour", COLOURINGS, "structure")}'
         f'<label id="spread-of" hidden>of <select id="spread">{spreads}</select></label>'
-        '<button type="button" class="plain" id="save">Save this shape</button></div>'
+        '<button type="button" class="plain" id="save" title="as PLY, mm, RAS">Save this shape</button>'
+        "</div>"
     )
     viewer = (
         '<div class="viewer"><canvas id="shape" tabindex="0" role="img" aria-label="The shape in 3D; arrow '

@@ -98,7 +98,7 @@ shapefit.run(() => {
       if (Number(slider.value) !== told[k]) slider.value = told[k];
       outputs[k].textContent = signed(told[k], 2);
     });
-    scatter(now.coefficients, now.short);
+    scatter(now.coefficients, title(now.short));
   }
 
   // Coefficients in std; those left out are zero. Everything that shows the shape follows at once.

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from shapefit.report.colours import PALETTE
 from shapefit.report.curves import Curve, chart
 from shapefit.report.figures import cell
 from shapefit.report.page import escape, number, readable, section
@@ -50,11 +51,11 @@ def quality(card: Mapping) -> str:
             text += f" {curves[0].name.removeprefix(name).strip().capitalize()}."
         up = "share of the variance" if name == "compactness" else "mm"
         plots += f"<figure>{chart(curves, 'modes', up)}<figcaption>{text}</figcaption></figure>"
-    note = (
-        "Bands: 95 % of bootstrap repetitions over the training cases."
-        if any(curve.band for curves in found.values() for curve in curves)
-        else ""
-    )
+    note = ""
+    if enough := card.get("modes_for_90_percent"):
+        note = f"The first {enough} modes hold 90 % of the variance. "
+    if any(curve.band for curves in found.values() for curve in curves):
+        note += "Bands: 95 % of bootstrap repetitions over the training cases."
     return section("How good it is", f'<div class="views">{plots}</div>{_table_of(found)}', note)
 
 
@@ -128,10 +129,43 @@ def leave_one_out(card: Mapping) -> str:
     )
 
 
+QUESTIONS = {
+    "prior": "before anything is seen",
+    "landmarks": "its landmarks seen",
+    "structure": "one structure seen, of the others",
+}
+
+
 def calibration(card: Mapping) -> str:
-    """Whether the bands that the model states hold what they promise on cases left out."""
+    """Whether the bands that the model states hold, of cases left out, the share that they promise."""
     entry = card.get("calibration") or {}
-    return section("Calibration", entries(entry), name="calibration") if entry else ""
+    levels = [100 * float(level) for level in entry.get("levels", [])]
+    asked = {key: item for key, item in entry.items() if isinstance(item, Mapping) and "inside" in item}
+    if not levels or not asked:
+        return section("Calibration", entries(entry), name="calibration") if entry else ""
+    curves = [Curve("as promised", [(0.0, 0.0), (100.0, 100.0)], [], "#c9c8c4")]
+    body = ""
+    for (question, item), colour in zip(asked.items(), PALETTE, strict=False):
+        words = QUESTIONS.get(question, readable(question))
+        inside = [100 * float(share) for share in item["inside"]]
+        curves.append(Curve(words, list(zip(levels, inside, strict=True)), [], colour))
+        body += f'<tr><td><span class="swatch" style="background:{colour}"></span>{escape(words)}</td>'
+        for n, share in enumerate(inside):
+            cases = [100 * float(row[n]) for row in item.get("cases", [])]
+            spread = f" <small>{min(cases):.0f} to {max(cases):.0f}</small>" if cases else ""
+            body += f"<td>{number(share, 1)}{spread}</td>"
+        body += f"<td>{number(item.get('error'))}</td></tr>"
+    heads = "".join(f"<th>{level:g} % band</th>" for level in levels)
+    plot = chart(curves, "band, %", "inside, %")
+    return section(
+        "Calibration",
+        f'<div class="views one"><div class="scroll"><table><thead><tr><th>of a case left out</th>{heads}'
+        f"<th>error <small>mm</small></th></tr></thead><tbody>{body}</tbody></table></div>{plot}</div>",
+        "Share (%) of the coordinates of cases left out that lie inside the bands which the model of the "
+        "others states, mean over the cases and from the lowest to the highest. Error: mean distance of the "
+        "vertices from where they were predicted.",
+        "calibration",
+    )
 
 
 def entries(value: Mapping) -> str:
