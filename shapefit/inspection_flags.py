@@ -12,6 +12,7 @@ from shapefit.settings import InspectSettings
 KINDS = {  # in the order of how much harm they do in a model; the first word of a chip
     "unreadable": "unreadable",
     "missing": "missing",
+    "twin": "given twice",
     "side": "wrong side",
     "turned": "turned",
     "open": "open edges",
@@ -34,8 +35,8 @@ class Flag:
     kind: str  # of KINDS
     reason: str  # a sentence
     structure: str | None = None  # None: the whole case
-    value: float | None = None  # what was found ...
-    threshold: float | None = None  # ... and what would have been let pass; both in `unit`
+    value: float | int | None = None  # what was found ...
+    threshold: float | int | None = None  # ... and what would have been let pass; both in `unit`
     unit: str = ""
 
 
@@ -49,17 +50,30 @@ def flags_of(found: CaseFindings, settings: InspectSettings) -> list[Flag]:
 
 
 def flags_beside(cases: Mapping[str, CaseFindings], settings: InspectSettings) -> dict[str, list[Flag]]:
-    """What is unusual in a case beside the others of the run: volumes, left against right, tunnels.
+    """What is unusual in a case beside the others: volumes, left against right, tunnels, what is there.
 
     Robust z-scores of Iglewicz and Hoaglin (1993): distance from the median in units of 1.4826 times the
     median absolute deviation, which is taken to be no less than the settings say. Nothing is said of a
-    structure that fewer than `settings.cases` cases have.
+    structure that fewer than `settings.cases` cases have. Cases that are the same are always told.
     """
     flags: dict[str, list[Flag]] = {case: [] for case in cases}
+    alike: dict[tuple, list[str]] = {}
+    for case, found in cases.items():
+        alike.setdefault(
+            tuple((name, s.volume, s.centre) for name, s in found.structures.items()), []
+        ).append(case)
+    for look, same in alike.items():
+        for case in same if look and len(same) > 1 else ():
+            others = ", ".join(other for other in same if other != case)
+            flags[case].append(Flag("twin", f"to all appearance the same as {others}"))
     for name in dict.fromkeys(name for found in cases.values() for name in found.structures):
         has = {case: found.structures[name] for case, found in cases.items() if name in found.structures}
         if len(has) < settings.cases:
             continue
+        for case, found in cases.items():
+            if case not in has and name not in found.missing and 2 * len(has) > len(cases):
+                reason = f"{name} is not there, and {len(has)} of {len(cases)} cases have it"
+                flags[case].append(Flag("missing", reason, name))
         logs = np.log([max(each.volume, 1e-9) for each in has.values()])
         for case, z, each in zip(has, _scores(logs, settings.spread), has.values(), strict=True):
             if abs(z) > settings.outlier:
@@ -154,17 +168,19 @@ def _placed(structures: Mapping[str, StructureFindings], settings: InspectSettin
         elif angle > settings.facing:
             reason = f"{other} to {name} runs {angle:.0f} degrees askew to the patient's {side_of(name)}"
             flags.append(Flag("turned", reason, name, angle, settings.facing, "degrees"))
-    wrong: dict[str, list[str]] = {}
+    wrong: dict[str, list[tuple[float, str]]] = {}
     for first, second, direction in RELATIONS:
         here, there = _middle(structures, first), _middle(structures, second)
         if here is None or there is None:
             continue
         axis, sign = DIRECTIONS[direction]
-        if sign * (there - here)[axis] < 0:
-            wrong.setdefault(direction, []).append(f"{second} is not {_WHERE[direction]} {first}")
+        along = float(sign * (there - here)[axis])
+        if along < 0:
+            wrong.setdefault(direction, []).append((along, f"{second} is not {_WHERE[direction]} {first}"))
     for direction, reasons in wrong.items():
         what = "upside down" if direction == "S" else "back to front"
-        flags.append(Flag("turned", f"{what}? {'; '.join(reasons)}"))
+        told = "; ".join(reason for _, reason in reasons)
+        flags.append(Flag("turned", f"{what}? {told}", None, min(reasons)[0], 0, "mm"))
     if swapped and "A" in wrong:
         hint = "left and right, front and back are both exchanged, as when LPS is read as RAS"
         flags.append(Flag("side", hint))

@@ -64,16 +64,6 @@ shapefit.run(async () => {
     }
     closer.append(head, element("div", found.path, "path"));
     if (found.error) closer.append(element("p", found.error, "alert"));
-    const pictures = element("div", "", "pictures");
-    const scale = Math.min(1.5, (closer.offsetWidth || innerWidth * 0.9) / 800) * 2 * parseFloat(wall.dataset.mm);
-    for (const img of tile.querySelectorAll("img")) {
-      const large = element("img");
-      large.src = img.src;
-      large.alt = img.alt;
-      large.style.width = `${parseFloat(img.style.getPropertyValue("--w")) * scale}px`;
-      pictures.append(large);
-    }
-    closer.append(pictures);
     const list = element("ul");
     for (const [kind, reason] of found.flags) {
       const item = element("li"), chip = element("span", data.kinds[kind], "chip");
@@ -83,6 +73,20 @@ shapefit.run(async () => {
     }
     if (!found.flags.length) list.append(element("li", "No flag."));
     closer.append(list);
+    // both pictures beside each other, at one scale, as large as the window lets them
+    const pictures = element("div", "", "pictures"), images = Array.from(tile.querySelectorAll("img"));
+    const sizes = ["--w", "--h"].map((key) => images.map((img) => parseFloat(img.style.getPropertyValue(key))));
+    const room = Math.min(1120, 0.94 * innerWidth) - 100;
+    const beside = room / (sizes[0][0] + sizes[0][1]), high = (0.5 * innerHeight) / Math.max(...sizes[1]);
+    const scale = innerWidth < 600 ? room / Math.max(...sizes[0]) : Math.min(beside, high);
+    images.forEach((img, n) => {
+      const large = element("img");
+      large.src = img.src;
+      large.alt = img.alt;
+      large.style.width = `${sizes[0][n] * scale}px`;
+      pictures.append(large);
+    });
+    closer.append(pictures);
     if (found.structures.length) {
       const table = element("table"), top = element("tr"), thead = element("thead"), body = element("tbody");
       for (const text of ["structure", "cm\u00b3", "extent, mm", "tunnels", "islands, mm\u00b3", "cavities, mm\u00b3", "cut at, mm\u00b2",
