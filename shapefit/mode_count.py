@@ -43,8 +43,9 @@ def cross_validation(model: ShapeModel) -> int:
 
     For each case left out and each number of modes M, the density of the case under the others' first M
     modes and the noise that is the mean of their remaining variances (Tipping & Bishop 1999, J. R. Stat.
-    Soc. B 61). With few cases the remaining variances say too little noise of new bones, and the number is
-    small: it tells what is known well, while further modes still bring left-out bones nearer. Raises ValueError for fewer than 3 cases.
+    Soc. B 61). With few cases the remaining variances tell too little noise of new bones, and the number
+    is small: so much is known well, while further modes still bring left-out bones nearer.
+    Raises ValueError for fewer than 3 cases.
     """
     cases = list(left_out(model).values())
     size = model.mean.numel()

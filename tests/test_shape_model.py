@@ -1,11 +1,15 @@
 """A shape model keeps what it was trained on, and its algebra is that of a Gaussian."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from shapefit import se3
 from shapefit.pca import best_rotation, procrustes
 from shapefit.shape_model import train
+from tests.small import LABELS
+from tests.small import small_model as bones_model
 
 
 def ellipsoids(count: int, seed: int = 0) -> tuple:
@@ -155,3 +159,159 @@ def test_surfaces_split_the_mesh_by_structure_and_stay_closed():
     assert list(meshes) == ["one", "two"]
     assert all(mesh.is_watertight and mesh.volume > 0 for mesh in meshes.values())
     assert sum(len(mesh.vertices) for mesh in meshes.values()) == len(model.mean)
+
+
+def dense(model) -> torch.Tensor:
+    """The covariance of all coordinates (3V,3V), written out."""
+    basis = (model.components * model.std[:, None, None]).reshape(model.modes, -1)
+    return basis.T @ basis
+
+
+def many_modes():
+    """A model of irregular eggs, 20 modes."""
+    shapes, faces, structure = ellipsoids(21)
+    generator = torch.Generator().manual_seed(1)
+    shapes = shapes + torch.randn(shapes.shape, generator=generator, dtype=torch.float64)
+    cases = tuple(f"case{index}" for index in range(21))
+    return train(shapes, faces, structure, ("egg",), (1,), cases=cases)
+
+
+@pytest.mark.parametrize("kind", ["one", "each", "covariances", "with noise of the mesh"])
+def test_the_posterior_is_that_of_a_gaussian_written_out(kind):
+    model = many_modes()
+    if kind == "with noise of the mesh":
+        model = replace(model, noise_variance=0.7)
+    seen = torch.tensor([3, 50, 120])
+    points = model.mean[seen] + torch.tensor([[3.0, -2, 1], [0, 4, 0], [-1, -1, 5]], dtype=torch.float64)
+    root = torch.randn(3, 3, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    given = {
+        "each": torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64),
+        "covariances": root @ root.mT + 0.1 * torch.eye(3),
+    }.get(kind, 1.5)
+    noise = (
+        given
+        if kind == "covariances"
+        else torch.as_tensor(given).expand(3)[:, None, None] ** 2 * torch.eye(3)
+    )
+    noise = torch.block_diag(*noise.double()) + model.noise_variance * torch.eye(9)
+    covariance = dense(model)
+    at = (seen[:, None] * 3 + torch.arange(3)).reshape(-1)
+    gain = covariance[:, at] @ torch.linalg.inv(covariance[at][:, at] + noise)
+    expected = model.mean.reshape(-1) + gain @ (points - model.mean[seen]).reshape(-1)
+    found = model.posterior(seen, points, given)
+    assert torch.allclose(found.mean.reshape(-1), expected, atol=1e-9)
+    assert torch.allclose(dense(found), covariance - gain @ covariance[at], atol=1e-8)
+    flat = found.components.reshape(found.modes, -1)
+    assert torch.allclose(flat @ flat.T, torch.eye(found.modes, dtype=flat.dtype), atol=1e-8)
+    assert (found.std.diff() <= 1e-12).all()
+
+
+def test_seeing_points_one_after_another_or_at_once_is_the_same():
+    model = many_modes()
+    points = model.sample(1, seed=4)[0]
+    first, second = torch.tensor([1, 40]), torch.tensor([80, 150, 151])
+    both = torch.cat([first, second])
+    at_once = model.posterior(both, points[both], 0.3)
+    in_turn = model.posterior(first, points[first], 0.3).posterior(second, points[second], 0.3)
+    assert torch.allclose(at_once.mean, in_turn.mean, atol=1e-8)
+    assert torch.allclose(dense(at_once), dense(in_turn), atol=1e-8)
+
+
+def test_exact_points_are_kept_and_vague_ones_change_nothing():
+    model = many_modes()
+    shape = model.sample(1, seed=3)[0]
+    seen = torch.arange(0, len(shape), 4)
+    sure = model.posterior(seen, shape[seen], 1e-4)
+    assert torch.allclose(sure.mean, shape, atol=1e-3)  # more coordinates than modes: all is known
+    assert sure.vertex_std().max() < 1e-3
+    vague = model.posterior(seen, shape[seen], 1e7)
+    assert torch.allclose(vague.mean, model.mean, atol=1e-6)
+    assert torch.allclose(vague.vertex_std(), model.vertex_std(), atol=1e-6)
+
+
+def test_a_point_between_vertices_is_seen_where_it_lies():
+    model = many_modes()
+    corners = model.faces[:4]
+    weights = torch.tensor([[0.2, 0.3, 0.5]] * 4, dtype=torch.float64)
+    shape = model.sample(1, seed=5)[0]
+    points = (shape[corners] * weights[..., None]).sum(1)
+    found = model.posterior(corners, points, 1e-5, weights)
+    assert torch.allclose((found.mean[corners] * weights[..., None]).sum(1), points, atol=1e-6)
+    on_vertices = model.posterior(
+        corners[:, :1].repeat(1, 3), shape[corners[:, 0]], 0.5, torch.eye(3)[[0] * 4]
+    )
+    assert torch.allclose(on_vertices.mean, model.posterior(corners[:, 0], shape[corners[:, 0]], 0.5).mean)
+
+
+@pytest.mark.parametrize(
+    "vertices, noise, words",
+    [
+        ([162], 1.0, "numbered from 0 to 161; got 162"),
+        ([-1], 1.0, "got -1"),
+        ([0], 0.0, "positive length in mm, got 0.0"),
+        ([0], float("nan"), "positive length"),
+    ],
+)
+def test_what_cannot_be_seen_is_refused(vertices, noise, words):
+    model = small_model()
+    with pytest.raises(ValueError, match=words):
+        model.posterior(torch.tensor(vertices), torch.zeros(1, 3, dtype=torch.float64), noise)
+
+
+def test_points_that_are_not_finite_are_refused():
+    model = small_model()
+    with pytest.raises(ValueError, match="not finite"):
+        model.posterior(torch.tensor([0]), torch.full((1, 3), float("nan"), dtype=torch.float64), 1.0)
+
+
+def test_a_cut_model_has_the_noise_of_probabilistic_pca():
+    model = many_modes()
+    cut = model.truncate(5)
+    left = (model.std[5:] ** 2).sum() / (model.mean.numel() - 5)
+    assert cut.noise_variance == pytest.approx(float(left))
+    assert torch.allclose(cut.std**2, model.std[:5] ** 2 - left)
+    # all variance is still there, and the training shapes are cut, not moved
+    total = (model.std**2).sum()
+    assert torch.allclose((cut.std**2).sum() + cut.noise_variance * model.mean.numel(), total)
+    kept = torch.einsum("nk,kvd->nvd", model.scores[:, :5] * model.std[:5], model.components[:5])
+    assert torch.allclose(cut.training_shapes() - cut.mean, kept, atol=1e-9)
+    again = model.truncate(12).truncate(5)
+    assert again.noise_variance == pytest.approx(cut.noise_variance)
+    assert torch.allclose(again.std, cut.std)
+
+
+def test_the_model_of_one_structure_says_of_it_what_the_whole_says():
+    model = bones_model(6)
+    part = model.marginal(["hip_right"])
+    assert part.names == ("hip_right",) and part.labels == (LABELS["hip_right"],)
+    used = torch.unique(model.faces[model.structure == model.names.index("hip_right")])
+    assert torch.allclose(part.mean, model.mean[used])
+    assert torch.allclose(part.vertex_covariance(), model.vertex_covariance()[used], atol=1e-9)
+    assert torch.allclose(part.training_shapes(), model.training_shapes()[:, used], atol=1e-8)
+    flat = part.components.reshape(part.modes, -1)
+    assert torch.allclose(flat @ flat.T, torch.eye(part.modes, dtype=flat.dtype), atol=1e-8)
+    for name, place in zip(part.landmarks.names, part.landmark_positions(part.mean), strict=True):
+        whole = model.landmark_positions(model.mean)[model.landmarks.names.index(name)]
+        assert torch.allclose(place, whole)
+
+
+def test_the_model_of_all_structures_is_the_model():
+    model = bones_model(5)
+    same = model.marginal(model.names)
+    assert torch.allclose(same.mean, model.mean) and (same.faces == model.faces).all()
+    assert torch.allclose(same.std, model.std) and (same.structure == model.structure).all()
+
+
+def test_a_structure_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match="no femur; it has sacrum, hip_left, hip_right"):
+        bones_model(3).marginal(["femur"])
+    with pytest.raises(ValueError, match="name at least one"):
+        bones_model(3).marginal([])
+
+
+def test_samples_have_the_covariance_that_the_model_says():
+    model = replace(many_modes().truncate(4), noise_variance=2.0)
+    drawn = model.sample(4000, seed=1, noise=True)
+    spread = (drawn - model.mean).square().mean(0).sum(1)
+    assert torch.allclose(spread, model.vertex_std() ** 2, rtol=0.15)
+    assert (model.sample(2, seed=7) == model.sample(2, seed=7)).all()

@@ -4,7 +4,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
+from shapefit import se3
 from shapefit.fit.surface import fit_surface
+from shapefit.fit.surface_residual import follow_surface
 from shapefit.io.atomic import atomic_folder
 from shapefit.io.case import read_case
 from shapefit.io.mesh import write_surfaces
@@ -22,17 +26,29 @@ def project_job(
     progress: Callable[[str, float], None] | None = None,
     meshes: MeshSettings | None = None,
 ) -> dict:
-    """The model fitted to a segmentation -> meshes (world mm) and fit.json; returns the record."""
+    """The model fitted to a segmentation -> meshes (world mm) and fit.json; returns the record.
+
+    With `settings.residual` a Gaussian process follows the surface where the modes cannot; the record's
+    coefficients are then those of the model's shape nearest to what was found.
+    """
     shape_model = read_model(model)
     read = read_case(case, dict(zip(shape_model.names, shape_model.labels, strict=True)), meshes=meshes)
     with atomic_folder(output, replaces=("report.html", "overlay_*.png")) as folder:
         if progress:
             progress("fitting", 0.1)
         started = time.perf_counter()
-        fit = fit_surface(shape_model, read.surfaces, settings)
+        fit = (
+            follow_surface(shape_model, read.surfaces, settings)[1]
+            if settings.residual
+            else fit_surface(shape_model, read.surfaces, settings)
+        )
+        coefficients = fit.coefficients
+        if settings.residual:
+            shape = se3.transform(torch.linalg.inv(fit.world_from_model), fit.vertices)
+            coefficients = shape_model.coefficients(shape)
         record = new_record(command, settings.seed, shape_model)
         record |= {
-            "coefficients": fit.coefficients.tolist(),
+            "coefficients": coefficients.tolist(),
             "scale": 1.0,
             "world_from_model": fit.world_from_model.tolist(),
             "views": [],
