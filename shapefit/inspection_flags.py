@@ -59,9 +59,8 @@ def flags_beside(cases: Mapping[str, CaseFindings], settings: InspectSettings) -
     flags: dict[str, list[Flag]] = {case: [] for case in cases}
     alike: dict[tuple, list[str]] = {}
     for case, found in cases.items():
-        alike.setdefault(
-            tuple((name, s.volume, s.centre) for name, s in found.structures.items()), []
-        ).append(case)
+        look = tuple((name, s.volume, s.centre, s.high, s.tunnels) for name, s in found.structures.items())
+        alike.setdefault(look, []).append(case)
     for look, same in alike.items():
         for case in same if look and len(same) > 1 else ():
             others = ", ".join(other for other in same if other != case)
@@ -79,7 +78,7 @@ def flags_beside(cases: Mapping[str, CaseFindings], settings: InspectSettings) -
             if abs(z) > settings.outlier:
                 times = each.volume / float(np.exp(np.median(logs)))
                 reason = f"{name} has {each.volume / 1000:.1f} cm^3, {times:.2f} times the median of the run"
-                flags[case].append(Flag("volume", reason, name, z, settings.outlier, "robust z"))
+                flags[case].append(Flag("volume", reason, name, float(z), settings.outlier, "robust z"))
         if side_of(name) == "left":
             _compare_sides(name, cases, settings, flags)
         if kind_of(name) not in TUNNELS:
@@ -245,7 +244,7 @@ def _compare_sides(
     for case, z, (a, b) in zip(both, _scores(ratios, settings.asymmetry), pairs, strict=True):
         if abs(z) > settings.outlier:
             reason = f"{left} has {a / 1000:.1f} cm^3 and {right} {b / 1000:.1f}"
-            flags[case].append(Flag("asymmetry", reason, left, z, settings.outlier, "robust z"))
+            flags[case].append(Flag("asymmetry", reason, left, float(z), settings.outlier, "robust z"))
 
 
 def _compare_tunnels(
