@@ -104,6 +104,11 @@ def test_a_folder_gives_ours_before_slicers_and_slicers_together(tmp_path):
     write_landmarks(tmp_path / "rater2.fcsv", {"Left ASIS": POINTS["Left ASIS"] + 1})
     found = folder_landmarks(tmp_path)
     assert np.array_equal(found["Left ASIS"], np.concatenate([POINTS["Left ASIS"], POINTS["Left ASIS"] + 1]))
+    (tmp_path / "cut.mrk.json").write_text(json.dumps(markups(type="Plane")))
+    assert len(folder_landmarks(tmp_path)["Left ASIS"]) == 2
+    (tmp_path / "torn.mrk.json").write_text("{")
+    with pytest.raises(ValueError, match=r"torn\.mrk\.json is not a readable JSON"):
+        folder_landmarks(tmp_path)
     write_landmarks(tmp_path / OWN, {"only": np.zeros((1, 3))})
     assert list(folder_landmarks(tmp_path)) == ["only"]
 

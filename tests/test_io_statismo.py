@@ -59,7 +59,9 @@ def write(
         if kind:
             mesh.attrs["datasetType"] = np.bytes_(kind)
         if representer in ("vtkPolyDataRepresenter", "itkMeshRepresenter"):
-            mesh["reference"] = np.frombuffer(legacy(model, flip), dtype="i1")[:, None]
+            stored = np.frombuffer(legacy(model, flip), dtype="i1")
+            # Scalismo stored a column, statismo a row
+            mesh["reference"] = stored[:, None] if representer == "itkMeshRepresenter" else stored
         else:
             mesh["points"] = (points.T if turned else points).astype(real)
             mesh["cells"] = (cells.T if turned else cells).astype(whole)

@@ -52,11 +52,12 @@ def folder_landmarks(folder: str | Path) -> dict[str, Float64[np.ndarray, "R 3"]
     """The landmarks of a case's folder: name -> its readings (mm, RAS); None if the folder has none.
 
     `landmarks.json` comes first; without it all `.mrk.json` and `.fcsv` files, each a reading or more.
+    Slicer's lines, curves and planes in the folder are no landmarks and are passed over.
     """
     folder = Path(folder)
     if (folder / OWN).is_file():
         return read_landmarks(folder / OWN)
-    files = [p for p in sorted(folder.iterdir()) if _kind(p) != "own" and not p.name.startswith(".")]
+    files = [p for p in sorted(folder.iterdir()) if not p.name.startswith(".") and _holds_points(p)]
     found: dict[str, list[np.ndarray]] = {}
     for path in files:
         for name, points in read_landmarks(path).items():
@@ -116,6 +117,16 @@ def write_landmarks(path: str | Path, landmarks: Mapping[str, Float64[np.ndarray
 def _kind(path: Path) -> str:
     name = path.name.lower()
     return "table" if name.endswith(TABLE) else "markups" if name.endswith(MARKUPS) else "own"
+
+
+def _holds_points(path: Path) -> bool:
+    """Whether a file of a folder is to be read: what cannot be read at all is, to say so."""
+    if _kind(path) != "markups":
+        return _kind(path) == "table"
+    try:
+        return any(entry["type"] == "Fiducial" for entry in json.loads(path.read_bytes())["markups"])
+    except (ValueError, KeyError, TypeError):
+        return True
 
 
 def _own(path: Path, content: object) -> _Readings:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 
 from shapefit.fit.points import PointFit, condition_on_points
-from shapefit.io.atomic import atomic_path
 from shapefit.io.landmarks import read_landmarks
 from shapefit.io.model import write_model
 from shapefit.jobs.model import read_model_file
@@ -62,8 +61,7 @@ def posterior_job(
         torch.tensor([point.noise for point in seen], **real),
     )
     conditioned = _told(found, settings)
-    with atomic_path(output) as temporary:
-        write_model(temporary, conditioned)
+    write_model(output, conditioned)
     return conditioned, {
         "landmarks": used,
         "not_in_model": missing,
