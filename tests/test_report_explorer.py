@@ -96,6 +96,21 @@ STEPS = """
   for (const kind of ["pointerdown", "pointerup"]) plot.dispatchEvent(new PointerEvent(kind, at));
   out.wandered = page.coefficients();
   find("mean").click();
+  out.looks = {};
+  for (const look of ["front", "back", "left", "right", "above"]) {
+    press(look);
+    out.looks[look] = page.view.project([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]);
+  }
+  press("oblique");
+  const canvas = find("shape"), corner = canvas.getBoundingClientRect();
+  const seen = () => page.view.project([[20, 5, 9]])[0];
+  const [x, y] = seen(), pointer = { clientX: corner.x + x, clientY: corner.y + y, cancelable: true };
+  out.closer = [page.view.pixels(), seen()];
+  canvas.dispatchEvent(new WheelEvent("wheel", { deltaY: -200, ...pointer }));
+  out.closer.push(page.view.pixels(), seen());
+  canvas.dispatchEvent(new KeyboardEvent("keydown", { key: "0" })); out.closer.push(page.view.pixels());
+  const before = page.view.axes(); canvas.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowLeft" }));
+  out.turned = [before, page.view.axes()];
   document.querySelector('[data-play="1"]').click(); out.played = [];
   for (let n = 0; n < 60; n++) { await wait(100); out.played.push(page.coefficients()); }
   document.querySelector('[data-play="1"]').click();
@@ -210,6 +225,29 @@ def test_structures_leave_the_picture_and_come_back(page):
     counts = [count for count, _ in page["hidden"]]
     assert page["whole"] > counts[0] > counts[1] > counts[2] == 0
     assert [len(shown) for _, shown in page["hidden"]] == [2, 1, 0] and page["again"] == page["whole"]
+
+
+def test_seen_from_the_front_the_left_of_the_body_is_on_the_right(page):
+    towards = {}  # direction on the screen of the body's right, front and top, as (right, up)
+    for look, points in page["looks"].items():
+        origin, *ends = np.array(points)[:, :2]
+        steps = (np.array(ends) - origin) * [1, -1]
+        towards[look] = np.round(steps / np.abs(steps).max()).astype(int).tolist()
+    assert towards == {
+        "front": [[-1, 0], [0, 0], [0, 1]],
+        "back": [[1, 0], [0, 0], [0, 1]],
+        "left": [[0, 0], [-1, 0], [0, 1]],
+        "right": [[0, 0], [1, 0], [0, 1]],
+        "above": [[1, 0], [0, 1], [0, 0]],
+    }
+
+
+def test_the_wheel_brings_closer_what_lies_under_the_pointer_and_keys_turn_and_reset(page):
+    scale, place, closer, still, reset = page["closer"]
+    assert closer > 1.2 * scale and still == pytest.approx(place, abs=1.0) and reset == scale
+    before, after = np.array(page["turned"])
+    assert after @ after.T == pytest.approx(np.eye(3), abs=1e-12)
+    assert before[0] @ after[0] == pytest.approx(np.cos(np.radians(10))) and after[1] @ [0, 0, 1] > 0.9
 
 
 def test_a_drag_in_the_plot_sets_its_two_modes_alone(page):

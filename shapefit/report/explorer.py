@@ -170,7 +170,8 @@ def explorer_section(model: ShapeModel, colours: dict[str, str], modes: int = MO
         "Drag to turn, scroll or pinch to come closer, drag with Shift or two fingers to move, double-click "
         "to see all. A dot of the plot is a training case (a ring, its mirror image): click it to see it; "
         "drag elsewhere in the plot to wander through the shapes. Coefficients are in standard deviations of "
-        "the training shapes, distances from each vertex to its own place on the mean." + part
+        "the training shapes, distances from each vertex to its own place on the mean; a vertex&rsquo;s "
+        "standard deviation is the root of its variances along x, y and z together." + part
     )
     return section(
         "Mean and modes",
