@@ -252,9 +252,17 @@ def test_bad_input_ends_with_status_2_and_one_line(shapefit, model, rich, tmp_pa
     assert not out.exists() and not target.exists()
 
 
-def test_help_names_the_five_commands_and_needs_no_torch(shapefit):
+def test_help_names_the_five_commands_and_what_each_takes(shapefit):
     ended = shapefit("--help")
     assert ended.status == 0
-    for name in ("info", "sample", "modes", "posterior", "export"):
+    options = {
+        "info": "--json",
+        "sample": "-n",
+        "modes": "--std",
+        "posterior": "--noise",
+        "export": "--statismo",
+    }
+    for name, option in options.items():
         assert name in ended.out
-        assert shapefit(name, "--help").status == 0
+        told = shapefit(name, "--help")
+        assert told.status == 0 and option in told.out and "--frame" in told.out

@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from shapefit.gaussian import condition
+from shapefit import se3
 from shapefit.pca import best_rotation
 from shapefit.shape_model import ShapeModel
 
-ROUNDS = 500  # of pose and shape in turn
-SETTLED = 1e-6  # mm, by how little the points must move in the last round
+ROUNDS = 50  # of Gauss and Newton; a handful is enough from a Procrustes start
+SETTLED = 1e-7  # mm and radians: the last step
 FLAT = 1e-3  # share of their spread that points must lie away from a line
 
 
@@ -33,9 +33,10 @@ def condition_on_points(
 ) -> PointFit:
     """The model of the shapes whose surface points lie at `points` (world mm) up to `noise` (mm, std).
 
-    A point of the surface is three corners and the barycentric coordinates between them. Pose (rigid,
-    weighted Procrustes) and shape are found in turn until the points rest: the maximum of the posterior
-    of both. The model is then conditioned in this pose, taken as known. Size is part of the shape.
+    A point of the surface is three corners and the barycentric coordinates between them. The rigid pose
+    that, with its best shape, makes the posterior of both largest is found by Gauss-Newton steps from the
+    weighted Procrustes pose of the mean. The model is then conditioned in this pose, taken as known. Size
+    is part of the shape.
     Raises ValueError for fewer than 3 points, points on a line, and what `ShapeModel.posterior` refuses.
     """
     if len(points) < 3:
@@ -51,19 +52,22 @@ def condition_on_points(
     deviation = (noise.to(model.mean) ** 2 + model.noise_variance).sqrt()
     if not (deviation > 0).all():
         raise ValueError(f"the noise of a point must be positive, got {float(noise.min())} mm")
-    rows = (basis / deviation[:, None]).reshape(model.modes, -1).T
-    shape, target, pose = mean, mean, torch.eye(4, dtype=mean.dtype)
-    before = torch.zeros(len(points), dtype=mean.dtype)
-    for number in range(ROUNDS):
-        pose = _pose(shape, points, 1 / deviation**2)
+    pose = _pose(mean, points, 1 / deviation**2)
+    before = (mean - (points - pose[:3, 3]) @ pose[:3, :3]).norm(dim=1)
+    prior = torch.cat([torch.zeros(6), torch.ones(model.modes)]).to(mean)  # none on the pose
+    columns = torch.cat([basis.new_zeros(6, *mean.shape), basis])
+    columns[3:6] = torch.eye(3).to(mean)[:, None]
+    for _ in range(ROUNDS):
+        # a small motion of the model moves its points by rotation x point + translation
         target = (points - pose[:3, 3]) @ pose[:3, :3]
-        if number == 0:
-            before = (shape - target).norm(dim=1)
-        coefficients, _ = condition(rows, ((target - mean) / deviation[:, None]).reshape(-1))
-        moved = mean + torch.tensordot(coefficients, basis, dims=([0], [0])) - shape
-        shape = shape + moved
-        if float(moved.abs().max()) < SETTLED:
+        columns[:3] = torch.linalg.cross(torch.eye(3).to(mean)[:, None], target[None], dim=-1)
+        rows = (columns / deviation[:, None]).flatten(1).T
+        offset = ((target - mean) / deviation[:, None]).flatten()
+        step = torch.linalg.solve(rows.T @ rows + prior.diag(), rows.T @ offset)[:6]
+        pose = pose @ se3.exp(step)
+        if float(step.abs().max()) < SETTLED:
             break
+    target = (points - pose[:3, 3]) @ pose[:3, :3]
     fitted = model.posterior(corners, target, noise, barycentric)
     after = ((fitted.mean[corners] * weights[..., None]).sum(1) - target).norm(dim=1)
     return PointFit(fitted, pose, before, after)
