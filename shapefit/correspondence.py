@@ -7,6 +7,7 @@ and a mirrored case costs no further registration.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from math import fsum
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -66,10 +67,11 @@ def correspond(
     settings: BuildSettings,
     progress: Callable[[str, float], None] | None = None,
     pieces: Pieces | None = None,
+    names: Sequence[str] | None = None,
 ) -> Correspondence:
     """One template in all cases, whose surfaces are closed meshes in world mm by structure name.
 
-    Every case has the structures of the first. Rows are the cases in order, then with
+    Every case has the structures of the first, or those `names`d. Rows are the cases in order, then with
     `settings.mirror` their mirror images. `progress(what, fraction)` is called now and then.
     Results are kept as `pieces`, from which an interrupted run goes on; then `shapes` is mapped to a file
     among them. Cases are looked at one after the other, so that those that read their meshes when asked
@@ -78,10 +80,11 @@ def correspond(
     """
     if pieces is None:
         with TemporaryDirectory(prefix="shapefit-") as folder:
-            laid = correspond(cases, settings, progress, Pieces(Path(folder)))
+            laid = correspond(cases, settings, progress, Pieces(Path(folder)), names)
             return laid._replace(shapes=np.array(laid.shapes))
     report = progress or (lambda what, fraction: None)
-    kinds = families(list(cases[0]))
+    names = list(names or cases[0])
+    kinds = families(names)
     faces: dict[str, ndarray] = {}
     placed: dict[tuple[str, int, bool], Piece] = {}
     with Workers(settings.workers, settings.cluster) as workers, one_thread():
@@ -93,7 +96,8 @@ def correspond(
                 report(f"{kind.name}: {what}", SAMPLING + (1 - SAMPLING) * (number + fraction) / len(kinds))
 
             count = round(settings.vertices * area[kind] / share)
-            own = bones[kind]
+            # an order of their own, by content: sums then have the same bits whatever the order of the cases
+            own = sorted(bones[kind], key=lambda bone: bone.samples.path.name)
             mesh, affines = build_template(
                 own, count, settings, workers, pieces, lambda what, f: family_report(what, 0.5 * f)
             )
@@ -106,7 +110,7 @@ def correspond(
             for done, (bone, piece) in enumerate(zip(own, laid, strict=False), 1):
                 placed[kind.name, bone.case, bone.mirrored] = piece
                 family_report("registration", 0.5 + 0.5 * done / len(own))
-        return _assemble(placed, faces, list(cases[0]), kinds, len(cases), settings.mirror, pieces)
+        return _assemble(placed, faces, names, kinds, len(cases), settings.mirror, pieces)
 
 
 SAMPLING = 0.03  # share of the time that sampling takes, for the progress
@@ -121,7 +125,7 @@ def _sample(
     report: Callable[[str, float], None],
 ) -> tuple[dict[Family, float], dict[Family, list[Bone]]]:
     """Area in all cases of each family's (left) structure in mm^2, and the samples of all its bones."""
-    area: dict[Family, float] = dict.fromkeys(kinds, 0.0)
+    areas: dict[Family, list[float]] = {kind: [] for kind in kinds}
     wanted = [
         (kind, flip, index)
         for kind in kinds
@@ -138,7 +142,7 @@ def _sample(
                 raise ValueError(f"case {index + 1} has no structure {name!r}; it has {has}")
             mesh = cases[index][name]
             if not flip:
-                area[kind] += float(mesh.area)
+                areas[kind].append(float(mesh.area))
             vertices, faces = np.asarray(mesh.vertices, np.float64), np.asarray(mesh.faces, np.int64)
             yield vertices, faces, flip, settings.samples, settings.seed
 
@@ -148,7 +152,7 @@ def _sample(
     for (kind, flip, index), samples in zip(wanted, found, strict=False):
         bones[kind].append(Bone(index, flip, samples))
         report("sampling", SAMPLING * sum(map(len, bones.values())) / len(wanted))
-    return area, bones
+    return {kind: fsum(own) for kind, own in areas.items()}, bones
 
 
 def _assemble(

@@ -266,5 +266,5 @@ def test_cases_of_one_name_are_refused():
 
 
 def test_a_case_that_lacks_a_structure_is_named():
-    with pytest.raises(ValueError, match="case case0 lacks sacrum; it has hip_left, hip_right"):
+    with pytest.raises(ValueError, match="case case0: lacks sacrum; it has hip_left, hip_right"):
         build_model([_case(0), _case(1)], SMALL, {"sacrum": 1, "hip_left": 2})

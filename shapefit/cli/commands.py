@@ -9,6 +9,7 @@ import tyro
 
 from shapefit.cli.options import (
     FIT_FAILED,
+    INTERRUPTED,
     Cases,
     File,
     Files,
@@ -40,22 +41,42 @@ def build(
     settings: Annotated[BuildSettings, tyro.conf.arg(name="")] = BuildSettings(),
     surface: SurfaceSettings = SurfaceSettings(),
     meshes: Meshes = MeshSettings(),
+    fresh: bool = False,
 ) -> int:
-    """Train a shape model from segmentations.
+    """Train a shape model from segmentations. An interrupted build goes on where it stopped.
 
     Args:
         cases: label maps (NIfTI, NRRD), or folders of closed <structure>.ply, .stl or .obj meshes
         output: the model, MODEL.h5; its card and report appear beside it
         labels: which label is which structure, as in sacrum=1 hip_left=2; all meshes of a folder if absent
+        fresh: start anew, also if an interrupted build of this model has left finished pieces
     """
     from shapefit.jobs import build_job
+    from shapefit.jobs.build import work_folder
 
-    with progress_bar("build") as progress:
-        model = build_job(
-            cases, label_numbers(labels), output, settings, surface, command_line(), progress, meshes
-        )
-    for name, findings in json.loads(output.with_suffix(".card.json").read_text())["findings"].items():
+    kept = work_folder(output)
+    if kept.is_dir() and not fresh:
+        pieces = len(list(kept.glob("*.npz")))
+        print(f"shapefit: {kept} holds {pieces} finished pieces: what still fits is taken over "
+              "(--fresh starts anew)", file=sys.stderr)  # fmt: skip
+    numbers = label_numbers(labels)
+    try:
+        with progress_bar("build") as progress:
+            model = build_job(
+                cases, numbers, output, settings, surface, command_line(), progress, meshes, fresh
+            )
+    except (KeyboardInterrupt, ValueError, OSError) as error:
+        if kept.is_dir():
+            print(f"shapefit: what is finished is in {kept}; the same command goes on from it",
+                  file=sys.stderr)  # fmt: skip
+        if not isinstance(error, KeyboardInterrupt):
+            raise
+        return INTERRUPTED
+    card = json.loads(output.with_suffix(".card.json").read_text())
+    for name, findings in card["findings"].items():
         tell(findings, f"{name}/")
+    for name, reason in card.get("failures", {}).items():
+        print(f"shapefit: {name} is not in the model: {reason}", file=sys.stderr)
     print(f"{model.metadata['id']}: {len(model.mean)} vertices, {len(model.std)} shape modes")
     for suffix in (".h5", ".card.json", ".html"):
         print(output.with_suffix(suffix))

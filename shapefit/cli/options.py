@@ -11,7 +11,7 @@ import tyro
 
 from shapefit.settings import MeshSettings
 
-BAD_INPUT, FIT_FAILED = 2, 3  # exit statuses
+BAD_INPUT, FIT_FAILED, INTERRUPTED = 2, 3, 130  # exit statuses
 
 Folder = Annotated[Path, tyro.conf.arg(aliases=("-o",), metavar="DIR")]
 File = Annotated[Path, tyro.conf.arg(aliases=("-o",), metavar="FILE")]
