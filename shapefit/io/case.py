@@ -46,7 +46,7 @@ def read_case(
     settings: SurfaceSettings | None = None,
     meshes: MeshSettings | None = None,
 ) -> Case:
-    """Read a label map, or a folder of closed `<structure>.ply|.stl|.obj`, of masks or with one label map.
+    """Read a label map, or a folder of closed `<structure>.ply|.stl|.obj|.vtp`, masks or one label map.
 
     `structures` names what to read. A label map needs their labels, unless its header names them (3D Slicer,
     TotalSegmentator) or TotalSegmentator's table does: then a name without a number will do (see `places`).
