@@ -112,7 +112,8 @@ def find_pairs(
     """Partners in both directions; the two directions weigh the same in total.
 
     `back` picks the target samples that search on the template, `cosine` is the least agreement of
-    normals. Weights are robust (Cauchy) about three times the median distance, at least 1 mm.
+    normals. Weights are robust (Cauchy) about three times the median distance, at least 1 mm; from the
+    target to the template at least 5 mm, so that a tip that the template does not reach yet still pulls.
     """
     count = len(vertices)
     goals, agreement = nearest_on_samples(vertices, vertex_normals(vertices, faces), target)
@@ -121,12 +122,12 @@ def find_pairs(
     index = np.repeat(np.arange(len(points)), 3), faces[face].reshape(-1)
     rows = sparse.csr_matrix((barycentric.reshape(-1), index), shape=(len(points), count))
 
-    def robust(distance: ndarray, agreement: ndarray) -> ndarray:
-        scale = max(3 * float(np.median(distance)), 1.0)
+    def robust(distance: ndarray, agreement: ndarray, least: float) -> ndarray:
+        scale = max(3 * float(np.median(distance)), least)
         return (agreement > cosine) / (1 + (distance / scale) ** 2)
 
-    forward = robust(np.linalg.norm(goals - vertices, axis=1), agreement)
-    backward = robust(np.linalg.norm(rows @ vertices - points, axis=1), back_agreement)
+    forward = robust(np.linalg.norm(goals - vertices, axis=1), agreement, 1.0)
+    backward = robust(np.linalg.norm(rows @ vertices - points, axis=1), back_agreement, 5.0)
     return Pairs(
         sparse.vstack([sparse.identity(count, format="csr"), rows], format="csr"),
         np.concatenate([goals, points]),

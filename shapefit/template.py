@@ -19,6 +19,7 @@ from skimage.measure import marching_cubes
 
 from shapefit.bones import Bone, load_warp, warp_bone
 from shapefit.io.pieces import Piece, Pieces, fingerprint
+from shapefit.registration import flipped_faces
 from shapefit.remesh import remesh
 from shapefit.settings import BuildSettings
 from shapefit.workers import Workers
@@ -50,10 +51,27 @@ def zero_surface(
     spacing: float,
     level: float,
 ) -> tuple[Float[ndarray, "V 3"], Int[ndarray, "F 3"]]:
-    """Closed mesh where `mean_distance` of points (N,3) equals `level`, in mm.
+    """Closed mesh where `mean_distance` of points (N,3) equals `level`, in mm; see `distance_grid`, `cut`."""
+    return cut(distance_grid(mean_distance, low, high, spacing), level)
 
-    `low` and `high` bound the shape. The function is evaluated on a coarse grid, and on the fine one only
-    near its zero. Only the largest connected piece is kept.
+
+class DistanceGrid(NamedTuple):
+    """Values (I,J,K) in mm on a regular grid; `corner` is where the first stands, `spacing` apart."""
+
+    values: Float[ndarray, "I J K"]
+    corner: Float[ndarray, "3"]
+    spacing: float
+
+
+def distance_grid(
+    mean_distance: Callable[[ndarray], ndarray],
+    low: Float[ndarray, "3"],
+    high: Float[ndarray, "3"],
+    spacing: float,
+) -> DistanceGrid:
+    """A function of points (N,3) on a grid about a shape that `low` and `high` bound, in mm.
+
+    It is evaluated on a coarse grid, and on the fine one only near its zero.
     """
     coarse_axes = _axes(low, high, 3 * spacing)
     coarse = mean_distance(_grid(coarse_axes)).reshape([len(axis) for axis in coarse_axes])
@@ -64,10 +82,18 @@ def zero_surface(
     values[near] = mean_distance(points[near])
     # a rim of "outside" closes the mesh whatever the mean does there
     values = np.pad(values.reshape([len(axis) for axis in axes]), 1, constant_values=CUT)
-    vertices, faces, _, _ = marching_cubes(values, level)
-    vertices = (vertices.astype(np.float64) - 1) * spacing + np.array([axis[0] for axis in axes])
+    return DistanceGrid(values, np.array([axis[0] for axis in axes]) - spacing, spacing)
+
+
+def cut(grid: DistanceGrid, level: float) -> tuple[Float[ndarray, "V 3"], Int[ndarray, "F 3"]]:
+    """Closed mesh (mm) where a grid has the value `level`; only the largest connected piece is kept."""
+    vertices, faces, _, _ = marching_cubes(grid.values, level)
+    vertices = vertices.astype(np.float64) * grid.spacing + grid.corner
     return largest_piece(vertices, outward(vertices, faces.astype(np.int64)))
 
+
+# A tunnel of the mean that is too narrow for its faces folds them; so many mm further out it is closed.
+RAISED = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 # Signed distances are cut off here (mm), so that one case that is far away cannot move the mean.
 CUT = 10.0
@@ -157,7 +183,7 @@ def build_template(
     if found := pieces.find(key := fingerprint("template", every, count, *steering)):
         return Template(found, list(found.arrays("affines")["affines"]))
 
-    def mean_shape(warps: Sequence[Piece | None], bounds: ndarray, spacing: float, level: float):
+    def mean_grid(warps: Sequence[Piece | None], bounds: ndarray, spacing: float) -> DistanceGrid:
         def mean_distance(points: ndarray) -> ndarray:
             place = pieces.one(fingerprint("points", points), lambda: {"points": points})
             jobs = ((place, warp, samples, spacing) for warp, samples in zip(warps, every, strict=True))
@@ -166,7 +192,7 @@ def build_template(
                 total += distance
             return total / len(bones)
 
-        return zero_surface(mean_distance, bounds[0], bounds[1], spacing, level)
+        return distance_grid(mean_distance, bounds[0], bounds[1], spacing)
 
     def keep(step: str, vertices: ndarray, faces: ndarray) -> Piece:
         return pieces.keep(fingerprint(step, key), {"vertices": vertices, "faces": faces})
@@ -175,7 +201,7 @@ def build_template(
     coarse = 2 * settings.template_spacing
     mesh = pieces.find(fingerprint("start", key))
     if mesh is None:
-        vertices, faces = mean_shape([None] * len(bones), _bounds(every), coarse, 2.0)
+        vertices, faces = cut(mean_grid([None] * len(bones), _bounds(every), coarse), 2.0)
         mesh = keep("start", *remesh(vertices, faces, count // 2))
     affines = [np.eye(4)] * len(bones)
     for number in range(rounds):
@@ -194,12 +220,16 @@ def build_template(
             continue
         vertices = mesh.arrays("vertices")["vertices"]
         spacing, level = (settings.template_spacing, 0.3) if smooth else (coarse, 1.0)
-        vertices, faces = mean_shape(warps, np.array([vertices.min(0), vertices.max(0)]), spacing, level)
-        total = np.zeros_like(vertices)
-        for affine, warp in zip(affines, warps, strict=True):
-            total += _apply(np.linalg.inv(affine), load_warp(warp)(vertices))
+        grid = mean_grid(warps, np.array([vertices.min(0), vertices.max(0)]), spacing)
         last = number == settings.template_rounds
-        vertices, faces = remesh(total / len(bones), faces, count if last else count // 2)
+        for raised in RAISED if last else RAISED[:1]:
+            vertices, faces = cut(grid, level + raised)
+            total = np.zeros_like(vertices)
+            for affine, warp in zip(affines, warps, strict=True):
+                total += _apply(np.linalg.inv(affine), load_warp(warp)(vertices))
+            vertices, faces = remesh(total / len(bones), faces, count if last else count // 2)
+            if not len(flipped_faces(vertices, faces)):
+                break
         mesh = keep(f"round {number}", vertices, faces)
     finished = pieces.keep(key, mesh.arrays() | {"affines": np.array(affines)})
     return Template(finished, affines)
