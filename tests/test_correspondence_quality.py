@@ -1,11 +1,18 @@
 """Figures of correspondence have the values that plain geometry says they must have."""
 
+import json
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import trimesh
 
+from shapefit.correspondence import MIRROR, Correspondence, correspond, mirror_name
 from shapefit.correspondence_quality import NEAR, THIN, coverage, inscribed_radius, registration_quality
+from shapefit.io.model import read_model, write_model
 from shapefit.landmark_transfer import (
     others_landmarks,
     positions,
@@ -14,9 +21,21 @@ from shapefit.landmark_transfer import (
     transfer_table,
 )
 from shapefit.landmarks import carry_landmarks
-from shapefit.mesh import sample_surface
+from shapefit.mesh import closest_points, sample_surface
+from shapefit.settings import BuildSettings
 from shapefit.shape_model import ShapeModel, train
-from tests.small import small_model
+from tests.small import LABELS, small_model, write_case
+
+SMALL = BuildSettings(
+    vertices=500,
+    samples=1500,
+    workers=1,
+    mirror=False,
+    kernel_widths=(20.0,),
+    kernel_steps=3,
+    stiffness=(3.0, 0.5),
+    stiffness_steps=1,
+)
 
 
 @pytest.fixture(scope="module")
@@ -206,3 +225,121 @@ def test_readers_differ_from_one_another_and_from_themselves():
     assert parts["intra"] == pytest.approx(np.sqrt(3 * 3 / 4), rel=0.05)  # about a mean of four
     assert parts["inter"] == pytest.approx(np.sqrt(27 + 3 / 4), rel=0.05)
     assert parts["intra"] ** 2 + parts["inter"] ** 2 == pytest.approx(readers_spread(readings) ** 2)
+
+
+def test_the_mean_of_the_pelvis_is_its_own_mirror_image():
+    pelvis = read_model("pelvis")
+    surfaces = pelvis.surfaces(pelvis.mean)
+    for name, mesh in surfaces.items():
+        other = surfaces[mirror_name(name)]  # left becomes right
+        distance = closest_points(np.asarray(mesh.vertices) * MIRROR, other.vertices, other.faces).distance
+        assert distance.mean() < 0.2 and np.percentile(distance, 95) < 0.7
+    assert surfaces["hip_left"].centroid[0] < -50 and surfaces["hip_right"].centroid[0] > 50
+
+
+def test_a_mirrored_case_swaps_its_sides():
+    # three cases, all with a left bone larger than the right one
+    sides = [{"rib_left": _ball(10 + k, -30), "rib_right": _ball(7 + k, 30)} for k in range(3)]
+    laid = correspond(sides, replace(SMALL, mirror=True))
+    model = train(
+        torch.from_numpy(laid.shapes),
+        torch.from_numpy(laid.faces),
+        torch.from_numpy(laid.structure),
+        list(sides[0]),
+        [1, 2],
+    )
+    for shape, mirrored in zip(laid.shapes, laid.mirrored, strict=True):
+        size = {name: mesh.volume for name, mesh in model.surfaces(torch.from_numpy(shape)).items()}
+        assert (size["rib_left"] < size["rib_right"]) == mirrored
+    # and so the mean has two like sides, each on its own
+    mean = model.surfaces(model.mean)
+    assert mean["rib_left"].volume == pytest.approx(mean["rib_right"].volume, rel=1e-3)
+    assert mean["rib_left"].centroid[0] < -20 and mean["rib_right"].centroid[0] > 20
+
+
+@pytest.fixture(scope="module")
+def study():
+    return runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "study_model.py"))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return [write_case(tmp_path_factory.mktemp("cases") / f"case{seed}", seed) for seed in range(3)]
+
+
+LABEL_LIST = tuple(f"{name}={label}" for name, label in LABELS.items())
+
+
+def test_the_order_of_the_cases_moves_no_vertex(study, folders, tmp_path, capsys):
+    study["order"](
+        tuple(folders), labels=LABEL_LIST, output=tmp_path / "order.json", orders=2, settings=SMALL
+    )
+    rows = json.loads((tmp_path / "order.json").read_text())["orders"]
+    assert rows[0]["order"] == [2, 1, 0]
+    for row in rows:
+        assert row["same_triangulation"] and row["vertex"]["max"] < 1e-6
+    assert "order [2, 1, 0]" in capsys.readouterr().out
+
+
+def test_another_triangulation_is_compared_through_the_cases(study):
+    # the same balls with twice as many vertices: no vertex has a partner, yet none has moved far
+    coarse, fine = (trimesh.creation.icosphere(n) for n in (3, 4))
+    radii = np.array([18.0, 21.0])[:, None, None]
+    structure = np.zeros(len(coarse.faces), dtype=np.int64)
+    one = Correspondence(radii * coarse.vertices, coarse.faces, structure, (0, 1), (False, False))
+    found = study["_compare"](one, radii * fine.vertices, np.asarray(fine.faces))
+    assert not found["same_triangulation"]
+    assert found["vertex"]["max"] < 0.1 and found["surface"]["max"] < 0.1
+
+
+def test_a_model_built_anew_without_a_case_is_compared_with_the_shortcut(study, folders, tmp_path):
+    read = study["_read"](tuple(folders), LABEL_LIST)
+    laid = correspond([case.surfaces for case in read], SMALL)
+    whole = train(
+        torch.from_numpy(laid.shapes),
+        torch.from_numpy(laid.faces),
+        torch.from_numpy(laid.structure),
+        list(LABELS),
+        list(LABELS.values()),
+        cases=[case.name for case in read],
+    )
+    write_model(tmp_path / "whole.h5", whole)
+    study["left_out"](
+        tuple(folders),
+        labels=LABEL_LIST,
+        without=("case1",),
+        output=tmp_path / "left.json",
+        model=str(tmp_path / "whole.h5"),
+        settings=SMALL,
+    )
+    (row,) = json.loads((tmp_path / "left.json").read_text())["cases"]
+    assert row["case"] == "case1"
+    assert abs(row["redone"]["assd"] - row["shortcut"]["assd"]) < 0.5
+    assert row["redone"]["landmarks"] < 6
+
+
+def test_readers_stand_beside_carried_landmarks(study, tmp_path, capsys):
+    figures = {"mean": 2.0, "max": 3.0, "worst_case": "a"}
+    way = {"mean": 2.0, "median": 2.0, "p95": 3.0, "max": 3.0}
+    transfer = {"registration": way, "readers": way}
+    transfer["landmarks"] = [{"name": "tip", "cases": 1, "registration": figures, "readers": figures}]
+    (tmp_path / "card.json").write_text(json.dumps({"landmark_transfer": transfer}))
+    readings = [{"rater": rater, "points": {"tip": [0, 0, 2.0 * rater]}} for rater in (0, 0, 1, 1)]
+    (tmp_path / "readings.json").write_text(json.dumps({"readings": readings}))
+    study["landmarks"](tmp_path / "card.json", (tmp_path / "readings.json",), output=tmp_path / "found.json")
+    (row,) = json.loads((tmp_path / "found.json").read_text())["landmarks"]
+    assert (row["single"], row["intra"], row["inter"]) == (1.0, 0.0, 1.0)
+    assert "tip" in capsys.readouterr().out
+
+
+def test_a_symmetric_mean_is_its_own_mirror_image(study, tmp_path):
+    model = small_model(3)
+    write_model(tmp_path / "model.h5", model)
+    study["mirror"](str(tmp_path / "model.h5"), output=tmp_path / "mirror.json")
+    found = json.loads((tmp_path / "mirror.json").read_text())
+    assert set(found) == set(LABELS) and found["hip_left"]["mean"] < 0.5
+
+
+def _ball(radius: float, x: float) -> trimesh.Trimesh:
+    ball = trimesh.creation.icosphere(3, radius)
+    return ball.apply_translation((x, 0, 0))
