@@ -232,8 +232,9 @@ def _legend(flags: Mapping[str, Sequence[Flag]]) -> str:
     )
 
 
-def _value(value: float | None) -> str:
-    return number(value, 0 if value is None or abs(value) >= 100 or value == int(value) else 1)
+def _value(value: float | int | None) -> str:
+    whole = value is None or abs(value) >= 100 or value == int(value)
+    return number(None if value is None else float(value), 0 if whole else 1)
 
 
 def _reasons(flags: Sequence[Flag], kind: str) -> str:
