@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from shapefit.correspondence import Correspondence, correspond
     from shapefit.fit.solve import XRayFit, fit_xrays
     from shapefit.fit.surface import SurfaceFit, fit_surface
+    from shapefit.inspection import inspect_labels, inspect_meshes
     from shapefit.interop import camera_from_pytorch3d, pytorch3d_from_camera
     from shapefit.io.case import Case, read_case
     from shapefit.io.landmarks import read_landmarks, write_landmarks
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
         EvaluateSettings,
         ExportSettings,
         FitSettings,
+        InspectSettings,
         MeshSettings,
         ModelFileSettings,
         ModesSettings,
@@ -78,6 +80,7 @@ _HOME = {
     "correspondence": ["Correspondence", "correspond"],
     "fit.solve": ["XRayFit", "fit_xrays"],
     "fit.surface": ["SurfaceFit", "fit_surface"],
+    "inspection": ["inspect_labels", "inspect_meshes"],
     "interop": ["camera_from_pytorch3d", "pytorch3d_from_camera"],
     "io.case": ["Case", "read_case"],
     "io.landmarks": ["read_landmarks", "write_landmarks"],
@@ -120,6 +123,7 @@ _HOME = {
         "EvaluateSettings",
         "ExportSettings",
         "FitSettings",
+        "InspectSettings",
         "MeshSettings",
         "ModelFileSettings",
         "ModesSettings",
