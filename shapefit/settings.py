@@ -263,6 +263,8 @@ class PosteriorSettings:
 
     noise: float = 2.0
     """mm, standard deviation of the points along each axis"""
+    residual: int = 0
+    """rank of the Gaussian process, learned from the training cases, that joins the modes first; 0: none"""
 
 
 @dataclass(frozen=True)

@@ -194,6 +194,26 @@ def test_posterior_takes_vertices_with_their_own_noise(shapefit, rich, tmp_path)
     assert np.linalg.norm(placed - world(truth), axis=1).max() < 0.5
 
 
+def test_with_a_residual_the_posterior_starts_from_the_wider_model(shapefit, rich, tmp_path, monkeypatch):
+    asked = []
+
+    def wider(model, rank):  # learning a real one takes long
+        asked.append(rank)
+        return replace(model, std=2 * model.std)
+
+    monkeypatch.setattr("shapefit.jobs.posterior.with_residual", wider)
+    shape = read_model(rich)
+    places = world(shape.landmark_positions(shape.mean))[:, None]
+    write_landmarks(tmp_path / "l.fcsv", dict(zip(shape.landmarks.names, places, strict=True)))
+    spread = {}
+    for rank in (0, 7):
+        out = tmp_path / f"{rank}.h5"
+        ended = shapefit("posterior", rich, "--landmarks", tmp_path / "l.fcsv", "--residual", rank, "-o", out)
+        assert ended.status == 0, ended.err
+        spread[rank] = read_model(out).vertex_std().mean()
+    assert asked == [7] and spread[7] > spread[0]
+
+
 def test_export_hands_the_model_on(shapefit, rich, tmp_path):
     ended = shapefit("export", rich, "--format", "stl", "--statismo", "-o", tmp_path)
     assert ended.status == 0, ended.err

@@ -11,6 +11,7 @@ from shapefit.fit.points import PointFit, condition_on_points
 from shapefit.io.landmarks import read_landmarks
 from shapefit.io.model import write_model
 from shapefit.jobs.model import read_model_file
+from shapefit.residual import with_residual
 from shapefit.settings import ModelFileSettings, PosteriorSettings
 from shapefit.shape_model import ShapeModel
 
@@ -38,6 +39,7 @@ def posterior_job(
 
     `landmarks` is a file that `read_landmarks` knows, matched by name, readings averaged; `points` a CSV with
     the columns vertex, x, y, z and, if wanted, noise (mm). The pose is found from all of them.
+    With `settings.residual` the model may leave its modes, as `with_residual` says: wider, nearer the truth.
     Raises ValueError for names and columns that do not fit, and as `condition_on_points`.
     """
     if output.suffix.lower() not in MODEL_SUFFIXES:
@@ -45,6 +47,8 @@ def posterior_job(
     if settings.noise <= 0:
         raise ValueError(f"--noise must be positive, got {settings.noise:g} mm")
     shape_model = read_model_file(model, file)
+    if settings.residual:
+        shape_model = with_residual(shape_model, settings.residual)
     used: list[str] = []
     missing: list[str] = []
     seen: list[_Seen] = []
