@@ -89,7 +89,7 @@ class Workers:
         import cloudpickle
         from distributed import wait
 
-        jobs = iter(jobs)
+        client, jobs = self.client, iter(jobs)
         running: dict = {}  # future -> number of its job
         arrived: dict = {}  # number -> outcome; taken at once, so that no worker's death loses it
         submitted = yielded = 0
@@ -100,12 +100,12 @@ class Workers:
                 for job in islice(jobs, max(free, 0)):
                     # as bytes: Dask would look through the arguments for work of its own
                     work = cloudpickle.dumps((function, job))
-                    running[self.client.submit(_alone, work, pure=False)] = submitted
+                    running[client.submit(_alone, work, pure=False)] = submitted
                     submitted += 1
                 if yielded == submitted:
                     return
                 if yielded not in arrived:
-                    with self.client.as_current():
+                    with client.as_current():
                         done, _ = wait(list(running), return_when="FIRST_COMPLETED")
                     for future in done:
                         arrived[running.pop(future)] = _outcome(future)
@@ -113,7 +113,8 @@ class Workers:
                     yield arrived.pop(yielded)
                     yielded += 1
         finally:
-            self.client.cancel(list(running))
+            if client.status == "running":  # else the workers went before the stream did
+                client.cancel(list(running))
 
     def _slots(self) -> int:
         count, cluster = self.key
