@@ -30,14 +30,14 @@ REGISTRATION_NOISE = 0.1  # mm: no vertex of a training shape is known better
 class SurfaceProcess(NamedTuple):
     """Displacements, alike along x, y and z, of covariance std_i std_j sum_l w_l exp(-d^2 / (2 width_l^2)).
 
-    d is the distance of the vertices i and j on the mean. `mode_scale` is how much of the modes' in-sample
-    variance new shapes have.
+    d is the distance of the vertices i and j on the mean. `mode_loss` is what the process, in the training
+    shapes too, adds to the variance of every mode, and what comes off it.
     """
 
     widths: Float[Tensor, " L"]  # mm
     weights: Float[Tensor, " L"]  # at least 0, adding up to 1
     std: Float[Tensor, " V"]  # mm, along each axis
-    mode_scale: float = 1.0
+    mode_loss: float = 0.0  # mm^2, of the variance std^2 of a mode
 
 
 class LeftOut(NamedTuple):
@@ -46,6 +46,7 @@ class LeftOut(NamedTuple):
     coefficients: Float[Tensor, " K"]
     std: Float[Tensor, " K"]  # mm, of the others' modes
     residual: Float[Tensor, "V 3"]
+    axes: Float[Tensor, "K N"]  # the others' components as sums of all training shapes less the mean
 
 
 def left_out(model: ShapeModel) -> dict[str, LeftOut]:
@@ -69,7 +70,8 @@ def left_out(model: ShapeModel) -> dict[str, LeftOut]:
         scores = axes @ gram @ own
         std = (variance[keep] / (len(rest) - 1)).sqrt()
         missed = (own - scores @ axes) @ shapes
-        result[name] = LeftOut((scores / std).flip(0), std.flip(0), missed.reshape(model.mean.shape))
+        missed = missed.reshape(model.mean.shape)
+        result[name] = LeftOut((scores / std).flip(0), std.flip(0), missed, axes.flip(0))
     return result
 
 
@@ -92,9 +94,10 @@ def learn_residual(model: ShapeModel, widths: Sequence[float] = WIDTHS) -> Surfa
     """The process under which left-out training cases are most likely; `widths` of its kernels in mm.
 
     Its size from vertex to vertex is that of what the modes of the others miss, averaged over the cases
-    and the nearest hundred vertices. How much of the modes' variance to believe and the weights of the
-    kernels maximise the cross-validated likelihood: each case at some vertices, seen by the others' modes
-    and the kernels. (In-sample variances say too much of a few directions and nothing of the rest.)
+    and the nearest hundred vertices. The weights of the kernels, and the variance that the process lends
+    to every mode (as noise does where shapes are few: Yata & Aoshima 2012, J. Multivar. Anal. 105),
+    maximise the cross-validated likelihood of the cases, each seen by the modes of the others and the
+    kernels at some vertices.
     Raises ValueError for fewer than 3 cases.
     """
     cases = left_out(model)
@@ -107,9 +110,21 @@ def learn_residual(model: ShapeModel, widths: Sequence[float] = WIDTHS) -> Surfa
     squared = torch.cdist(model.mean[chosen], model.mean[chosen]).square()
     widths = torch.tensor(list(widths), dtype=torch.float64)
     kernels = torch.outer(size[chosen], size[chosen]) * torch.exp(squared / (-2 * widths[:, None, None] ** 2))
-    deviations, covariances = _seen_by_others(model, chosen)
-    scale, weights = _most_likely(deviations, covariances, kernels)
-    return SurfaceProcess(widths, weights / weights.sum(), size * weights.sum().sqrt(), scale)
+    shapes = (model.training_shapes() - model.mean)[:, chosen].reshape(len(model.cases), -1)
+    components = [case.axes @ shapes for case in cases.values()]
+    modes = min(len(each) for each in components)
+    deviations = [
+        (case.coefficients * case.std) @ own + case.residual[chosen].reshape(-1)
+        for case, own in zip(cases.values(), components, strict=True)
+    ]
+    loss, weights = _most_likely(
+        torch.stack(deviations),
+        torch.stack([own[:modes] for own in components]),
+        torch.stack([case.std[:modes] for case in cases.values()]),
+        kernels,
+        3 * float(size.square().sum()) / len(model.cases),
+    )
+    return SurfaceProcess(widths, weights / weights.sum(), size * weights.sum().sqrt(), loss)
 
 
 def _spread(places: Float[ndarray, "V 3"], tree: cKDTree) -> Int[ndarray, " P"]:
@@ -122,24 +137,14 @@ def _spread(places: Float[ndarray, "V 3"], tree: cKDTree) -> Int[ndarray, " P"]:
     return np.unique(np.concatenate([seeds, *close]))
 
 
-def _seen_by_others(
-    model: ShapeModel, vertices: Int[Tensor, " P"]
-) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N D D"]]:
-    """Each case's deviation from the mean of the others, and their covariance, at some vertices (mm)."""
-    owners, names = _owners(model)
-    shapes = model.training_shapes()[:, vertices].reshape(len(owners), -1)
-    deviations, covariances = [], []
-    for name in names:
-        others = shapes[torch.tensor([owner != name for owner in owners])]
-        deviations.append(shapes[owners.index(name)] - others.mean(0))
-        covariances.append(torch.cov(others.T))
-    return torch.stack(deviations), torch.stack(covariances)
-
-
 def _most_likely(
-    deviations: Float[Tensor, "N D"], covariances: Float[Tensor, "N D D"], kernels: Float[Tensor, "L P P"]
+    deviations: Float[Tensor, "C D"],
+    components: Float[Tensor, "C K D"],
+    std: Float[Tensor, "C K"],
+    kernels: Float[Tensor, "L P P"],
+    start: float,
 ) -> tuple[float, Float[Tensor, " L"]]:
-    """Scale of the covariances and weights of the kernels that maximise the likelihood of the deviations."""
+    """Variance off each mode and weights of the kernels under which the deviations are most likely."""
     axes = torch.eye(3, dtype=torch.float64)
     kernels = torch.stack([torch.kron(kernel, axes) for kernel in kernels])
     own = REGISTRATION_NOISE**2 * torch.eye(kernels.shape[1], dtype=torch.float64)
@@ -150,8 +155,9 @@ def _most_likely(
 
     def loss() -> Tensor:
         search.zero_grad()
-        scale, weights = logs.exp()[0], logs.exp()[1:]
-        total = scale * covariances + torch.tensordot(weights, kernels, dims=1) + own
+        left = (std.square() - start * logs[0].exp()).clamp_min(0)
+        total = (components.mT * left[:, None]) @ components
+        total = total + torch.tensordot(logs[1:].exp(), kernels, dims=1) + own
         factor = torch.linalg.cholesky(total)
         white = torch.linalg.solve_triangular(factor, deviations[..., None], upper=False)
         value = (factor.diagonal(dim1=1, dim2=2).log().sum() + white.square().sum() / 2) / deviations.numel()
@@ -160,11 +166,11 @@ def _most_likely(
 
     search.step(loss)
     found = logs.detach().exp()
-    return float(found[0]), found[1:]
+    return start * float(found[0]), found[1:]
 
 
 def with_residual(model: ShapeModel, rank: int = 300, process: SurfaceProcess | None = None) -> ShapeModel:
-    """PCA and a low-rank Gaussian process in one: an ordinary model with up to K + 3 rank modes.
+    """PCA and a low-rank Gaussian process in one: an ordinary model of at most K + 3 rank modes.
 
     `rank` counts scalar functions on the surface, each a displacement along x, y and z. The process is
     learned from the model's training shapes if absent. What `rank` functions leave out of it goes into
@@ -186,15 +192,18 @@ def with_residual(model: ShapeModel, rank: int = 300, process: SurfaceProcess | 
     axes = principal_axes(functions)
     functions = (axes.components * axes.std[:, None])[:rank]
     residual = torch.einsum("rv,ij->rivj", functions, torch.eye(3, dtype=torch.float64))
-    modes = model.components * (model.std * process.mode_scale**0.5)[:, None, None]
+    std = (model.std**2 - process.mode_loss).clamp_min(0).sqrt()
+    modes = model.components * std[:, None, None]
     basis = torch.cat([modes.reshape(model.modes, -1), residual.reshape(-1, places.numel())])
     axes = principal_axes(basis)
     lost = float((process.std**2).sum() - (functions**2).sum()) / len(places)
+    shapes = (model.training_shapes() - places).flatten(1)
+    scores = shapes @ axes.components.T / axes.std
     return replace(
         model,
         components=axes.components.reshape(-1, *places.shape),
         std=axes.std,
         noise_variance=model.noise_variance + max(lost, 0.0),
-        scores=(model.scores / process.mode_scale**0.5) @ axes.rotation[:, : model.modes].T,
+        scores=scores,
         metadata={**model.metadata, "residual": f"Gaussian process of rank {rank}"},
     )
