@@ -140,7 +140,7 @@ def _start(count: int, cluster: str):
                 n_workers=count,
                 threads_per_worker=1,
                 host="127.0.0.1",
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",  # whatever port is free: nobody looks
                 memory_limit=0,
                 silence_logs=logging.CRITICAL,
                 preload=["shapefit.workers"],
