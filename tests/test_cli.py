@@ -522,7 +522,7 @@ SHEARED = [[1, 0.5, 0, 0], [0, 1, 0, 0], [0, 0, 1, -700], [0, 0, 0, 1]]
         (two_masks_for_one_image, "1 image but 2 masks"),
         (unusable_output, "cannot write into .*taken"),
         (spoiled_model(cut), "cut off or damaged"),
-        (spoiled_model(another_version), "version 0.7; 0.9 is read"),
+        (spoiled_model(another_version), "version 0.7; 0.8, 0.9 and 1.x are read"),
         (spoiled_model(not_a_model), "not a shape model"),
         (spoiled_model(lambda path: path.write_text("hello")), "not an HDF5 shape model"),
         (no_such_model, "hedgehog"),
