@@ -123,6 +123,7 @@ def leave_one_out(
     workers: int = 1,
     progress: Callable[[str, float], None] | None = None,
     landmarks: Mapping[str, Landmarks] | None = None,
+    cluster: str = "",
 ) -> list[dict]:
     """Each case fitted with the model of the others: what a new bone of this kind would meet.
 
@@ -140,7 +141,7 @@ def leave_one_out(
             yield others, name, surfaces, settings
 
     rows = []
-    with Workers(workers) as pool:
+    with Workers(workers, cluster) as pool:
         for row in pool.stream(_left_out, jobs()):
             rows.append(row)
             if progress:

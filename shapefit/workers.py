@@ -132,6 +132,8 @@ def _start(count: int, cluster: str):
     import dask
     from distributed import Client, LocalCluster
 
+    # a job may hold a model; one that is larger than Dask likes is no reason for a warning
+    dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 GB"})
     if not cluster:
         # a worker that dies twice within this time would not be started again; read at each death
         dask.config.set({"distributed.deploy.lost-worker-timeout": "1000 days"})

@@ -161,7 +161,7 @@ def test_settings_that_do_not_bear_on_registration_cost_nothing(cases, tmp_path)
 def test_a_changed_case_is_read_again_and_the_others_are_not(cases, tmp_path):
     own = [Path(shutil.copytree(case, tmp_path / case.name)) for case in cases]
     output, fresh = tmp_path / "model.h5", tmp_path / "fresh.h5"
-    interrupted(own, output, 0.1)
+    interrupted(own, output, 0.12)
     mesh = trimesh.load(own[1] / "hip_left.ply", process=False)
     mesh.vertices[:, 2] *= 1.1
     mesh.export(own[1] / "hip_left.ply")
