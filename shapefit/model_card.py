@@ -7,9 +7,11 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from shapefit.calibration import calibration
 from shapefit.correspondence_quality import coverage, registration_means, registration_quality
 from shapefit.io.case import Case
 from shapefit.landmark_transfer import others_landmarks, positions, transfer_table
+from shapefit.mode_count import cross_validation, parallel_analysis
 from shapefit.model_quality import (
     compactness,
     generalisation,
@@ -36,8 +38,9 @@ def model_card(
     """JSON-able record of a model that was built from cases, whose registered `shapes` are in world mm.
 
     It holds frame, units, licence, source, subjects, the quality of each registration, what of thin and
-    sharp places is covered, quality curves with their bands, the leave-one-out table and how well landmarks
-    are carried; all distances in mm. Rows of `shapes` beyond the cases are their mirror images.
+    sharp places is covered, quality curves with their bands, the number of modes above chance, the
+    leave-one-out table, how well landmarks are carried and whether bands of uncertainty are as wide as they
+    say; all distances in mm. Rows of `shapes` beyond the cases are their mirror images.
     """
     card: dict = dict(metadata) | {
         "frame": "RAS",
@@ -64,7 +67,15 @@ def model_card(
     card["registration_mean"] = registration_means(list(registered.values()))
     card |= _curves(model, settings)
     if len(cases) > 2:  # nothing is left to train on without one of two
-        card |= _left_out(model, cases, own, settings, progress)
+        counted = {"parallel_analysis": parallel_analysis(model), "cross_validation": cross_validation(model)}
+        card["modes_suggested"] = counted
+        rest = settings.calibration if settings.leave_one_out and len(cases) > 3 else 0
+        share = 0.6 if rest else 1.0
+        card |= _left_out(model, cases, own, settings, lambda what, f: progress(what, share * f))
+        if rest:
+            card["calibration"] = calibration(
+                model, rest, settings.workers, lambda what, f: progress(what, share + (1 - share) * f)
+            )
     return card
 
 
@@ -110,7 +121,14 @@ def _left_out(
     if settings.leave_one_out:
         chosen = subjects(model, settings.leave_one_out_cases)
         surfaces = {n: {part: by_name[n][0].surfaces[part] for part in model.names} for n in chosen}
-        rows = leave_one_out(model, surfaces, workers=settings.workers, progress=report, landmarks=marks)
+        rows = leave_one_out(
+            model,
+            surfaces,
+            workers=settings.workers,
+            progress=report,
+            landmarks=marks,
+            cluster=settings.cluster,
+        )
         carried["fit"] = {row["case"]: row.pop("landmarks", {}) for row in rows}
         figures = ("assd", "hd95", "hausdorff")
         few = f"; {len(rows)} of {len(cases)} cases, evenly chosen" if len(rows) < len(cases) else ""

@@ -41,6 +41,8 @@ class BuildSettings:
     """most modes that the model keeps; all that explain more than a millionth of the variance if absent"""
     allow_failures: bool = False
     """build the model from the other cases where some fail; the card then names those and the reasons"""
+    calibration: int = 100
+    """functions of the residual process whose bands are checked on cases left out (0: none are)"""
     workers: int = 2
     """processes that register cases side by side"""
     cluster: str = ""
@@ -221,6 +223,8 @@ class InspectSettings:
     """pixels along the longer side of a thumbnail"""
     workers: int = 2
     """processes that look at cases side by side"""
+    cluster: str = ""
+    """address or scheduler file of a Dask cluster that does it instead; it sees the files at these paths"""
 
 
 @dataclass(frozen=True)
