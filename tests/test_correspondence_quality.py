@@ -267,12 +267,12 @@ def folders(tmp_path_factory):
     return [write_case(tmp_path_factory.mktemp("cases") / f"case{seed}", seed) for seed in range(3)]
 
 
-LABEL_LIST = tuple(f"{name}={label}" for name, label in LABELS.items())
+ONE_BONE = ("sacrum=1",)
 
 
 def test_the_order_of_the_cases_moves_no_vertex(study, folders, tmp_path, capsys):
     study["order"](
-        tuple(folders), labels=LABEL_LIST, output=tmp_path / "order.json", orders=2, settings=SMALL
+        tuple(folders), labels=ONE_BONE, output=tmp_path / "order.json", orders=1, settings=SMALL
     )
     rows = json.loads((tmp_path / "order.json").read_text())["orders"]
     assert rows[0]["order"] == [2, 1, 0]
@@ -293,20 +293,20 @@ def test_another_triangulation_is_compared_through_the_cases(study):
 
 
 def test_a_model_built_anew_without_a_case_is_compared_with_the_shortcut(study, folders, tmp_path):
-    read = study["_read"](tuple(folders), LABEL_LIST)
+    read = study["_read"](tuple(folders), ONE_BONE)
     laid = correspond([case.surfaces for case in read], SMALL)
     whole = train(
         torch.from_numpy(laid.shapes),
         torch.from_numpy(laid.faces),
         torch.from_numpy(laid.structure),
-        list(LABELS),
-        list(LABELS.values()),
+        ["sacrum"],
+        [1],
         cases=[case.name for case in read],
     )
     write_model(tmp_path / "whole.h5", whole)
     study["left_out"](
         tuple(folders),
-        labels=LABEL_LIST,
+        labels=ONE_BONE,
         without=("case1",),
         output=tmp_path / "left.json",
         model=str(tmp_path / "whole.h5"),
