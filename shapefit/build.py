@@ -112,7 +112,7 @@ def _judge(failed: Mapping[str, str], count: int, left: int, allowed: bool, caus
     told = "".join(f"\n  case {name}: {reason}" for name, reason in failed.items())
     if allowed:
         raise ValueError(
-            f"a shape model needs at least 2 shapes, got {left}; {len(failed)} failed:{told}"
+            f"a shape model needs at least 2 shapes, got {left}; {len(failed)} cases failed:{told}"
         ) from cause
     raise ValueError(
         f"{len(failed)} of {count} cases failed:{told}\nmend them or leave them out, or pass --allow-failures"
