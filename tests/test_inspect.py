@@ -156,6 +156,17 @@ def test_what_a_worker_finds_comes_back_whole(cases, looked):
     assert asdict(again.findings) == entry["findings"]
 
 
+def test_a_case_that_ends_its_worker_is_one_of_the_findings(cases, monkeypatch, tmp_path):
+    def outcomes(self, function, jobs):
+        for n, job in enumerate(jobs):
+            yield ChildProcessError("each worker that tried it died") if n else function(*job)
+
+    monkeypatch.setattr("shapefit.workers.Workers.outcomes", outcomes)
+    table = inspect_job([cases["good0"], cases["good1"]], dict(small.LABELS), tmp_path, QUICK)
+    assert kinds_of(table) == {"good0": set(), "good1": {"unreadable"}}
+    assert table["cases"][1]["error"] == "each worker that tried it died"
+
+
 def run(monkeypatch, capsys, *arguments):
     monkeypatch.setattr(sys, "argv", ["shapefit", "inspect", *map(str, arguments)])
     with pytest.raises(SystemExit) as end:

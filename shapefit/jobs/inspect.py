@@ -21,6 +21,7 @@ from shapefit.report.colours import PALETTE
 from shapefit.report.inspect import Looked, inspection_page, summary
 from shapefit.report.thumbnail import Painted, bounds, painted_labels, painted_meshes, thumbnail
 from shapefit.settings import InspectSettings
+from shapefit.template import reason
 from shapefit.workers import Workers
 
 # neighbours come in colours of their own
@@ -53,10 +54,12 @@ def inspect_job(
         jobs = [
             (Path(path), name, structures, source, settings) for path, name in zip(cases, names, strict=True)
         ]
-        with Workers(min(settings.workers, len(cases))) as pool:
-            for one in pool.stream(look_at, jobs):
+        with Workers(min(settings.workers, len(cases)), settings.cluster) as pool:
+            for (path, name, *_), one in zip(jobs, pool.outcomes(look_at, jobs), strict=True):
+                if isinstance(one, Exception):  # it ended its worker, or ours is the mistake
+                    one = Looked(name, str(path), None, reason(one), None, None, 0.0)
                 looked.append(one)
-                report(one.name, 0.95 * len(looked) / len(cases))
+                report(name, 0.95 * len(looked) / len(cases))
         flags = _flags(looked, settings)
         shown = list(
             dict.fromkeys(name for one in looked if one.findings for name in one.findings.structures)
@@ -91,8 +94,7 @@ def look_at(
             front, side = (thumbnail(painted, view, pixel) for view in ("ap", "lateral"))
         return Looked(name, str(path), found, "", front, side, time.perf_counter() - began)
     except Exception as error:  # one spoiled file must not hide what is wrong with the others
-        reason = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
-        return Looked(name, str(path), None, reason, None, None, time.perf_counter() - began)
+        return Looked(name, str(path), None, reason(error), None, None, time.perf_counter() - began)
 
 
 def colour_of(name: str, asked: Sequence[str]) -> str:
