@@ -25,6 +25,7 @@ import tyro
 
 import shapefit as sf
 from shapefit.correspondence import MIRROR, mirror_name
+from shapefit.fit.surface_residual import follow_surface
 from shapefit.io.atomic import write_text
 from shapefit.io.case import case_names
 from shapefit.landmark_transfer import positions, readers_parts, readers_spread, transfer_table
@@ -93,6 +94,7 @@ def left_out(
     without: tuple[str, ...],
     output: Output,
     model: str = "pelvis",
+    residual: int = 0,
     settings: Settings = sf.BuildSettings(),
 ) -> None:
     """The whole build redone without a case, and fitted to it; beside it the shortcut from the whole model.
@@ -103,6 +105,7 @@ def left_out(
         without: names of the cases that are left out, one at a time
         output: file of the figures, .json
         model: the model of all cases with its training shapes: a file, or the name of one of shapefit's own
+        residual: functions of the residual process that follows the surface besides; 0: none
     """
     read, whole, numbers = _read(cases, labels), sf.read_model(model), _labels(labels)
     rows = []
@@ -112,19 +115,26 @@ def left_out(
         laid = sf.correspond([case.surfaces for case in others], settings)
         shapes, faces = torch.from_numpy(laid.shapes), torch.from_numpy(laid.faces)
         structure = torch.from_numpy(laid.structure)
-        redone = sf.train(shapes, faces, structure, list(numbers), list(numbers.values()))
+        names = [others[row].name + "~" * flip for row, flip in zip(laid.rows, laid.mirrored, strict=True)]
+        redone = sf.train(shapes, faces, structure, list(numbers), list(numbers.values()), cases=names)
         marks = carry_landmarks(redone, [other.landmarks for other in others], shapes[: len(others)])
         redone = replace(redone, landmarks=marks)
         row: dict = {"case": name}
-        for way, fitted in (("redone", redone), ("shortcut", whole.without(name))):
-            found = sf.fit_surface(fitted, case.surfaces)
+        ways = {"redone": (redone, 0), "followed": (redone, residual), "shortcut": (whole.without(name), 0)}
+        for way, (fitted, functions) in ways.items():
+            if way == "followed" and not functions:
+                continue
+            if functions:
+                _, found = follow_surface(fitted, case.surfaces, sf.ProjectSettings(residual=functions))
+            else:
+                found = sf.fit_surface(fitted, case.surfaces)
             row[way] = distances(fitted.surfaces(found.vertices), case.surfaces)
-            if case.landmarks and way == "redone":  # the whole model's landmarks know this case's readings
+            if case.landmarks and way != "shortcut":  # the whole model's landmarks know this case's readings
                 places = positions(found.vertices, fitted, marks)
                 table = transfer_table({name: case.landmarks}, {"fit": {name: places}})
                 row[way]["landmarks"] = table["fit"]["mean"]
         rows.append(row)
-        print(f"{name}: redone {_words(row['redone'])}; shortcut {_words(row['shortcut'])}", flush=True)
+        print(f"{name}: " + "; ".join(f"{way} {_words(row[way])}" for way in ways if way in row), flush=True)
         write_text(output, json.dumps({"cases": rows}, indent=1))
     difference = mean(row["redone"]["assd"] - row["shortcut"]["assd"] for row in rows)
     print(f"mean difference of ASSD {difference:+.3f} mm")
