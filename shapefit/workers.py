@@ -130,24 +130,12 @@ _running: dict = {}  # (count, address) -> the client, and how many share it
 def _start(count: int, cluster: str):
     """Client of the cluster at an address, or of one of `count` local processes."""
     import dask
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     # a job may hold a model; one that is larger than Dask likes is no reason for a warning
     dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 GB"})
     if not cluster:
-        # a worker that dies twice within this time would not be started again; read at each death
-        dask.config.set({"distributed.deploy.lost-worker-timeout": "1000 days"})
-        with dask.config.set({"distributed.scheduler.allowed-failures": ATTEMPTS - 1}):
-            local = LocalCluster(
-                n_workers=count,
-                threads_per_worker=1,
-                host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",  # whatever port is free: nobody looks
-                memory_limit=0,
-                silence_logs=logging.CRITICAL,
-                preload=["shapefit.workers"],
-            )
-        return Client(local, set_as_default=False)
+        return Client(_local(count), set_as_default=False)
     try:
         if Path(cluster).is_file():
             return Client(scheduler_file=cluster, timeout=PATIENCE, set_as_default=False)
@@ -157,6 +145,30 @@ def _start(count: int, cluster: str):
             f"no Dask scheduler answers at {cluster!r} ({error}); expected an address like "
             "tcp://host:8786 or a scheduler file"
         ) from error
+
+
+def _local(count: int) -> Any:
+    import dask
+    from distributed import LocalCluster
+
+    # a worker that dies twice within this time would not be started again; read at each death
+    dask.config.set({"distributed.deploy.lost-worker-timeout": "1000 days"})
+    with dask.config.set({"distributed.scheduler.allowed-failures": ATTEMPTS - 1}):
+        try:
+            return LocalCluster(
+                n_workers=count,
+                threads_per_worker=1,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",  # whatever port is free: nobody looks
+                memory_limit=0,
+                silence_logs=logging.CRITICAL,
+                preload=["shapefit.workers"],
+            )
+        except RuntimeError as error:
+            raise ChildProcessError(
+                "the workers' processes did not start: does the script that asks for them do its work under "
+                'if __name__ == "__main__": ? (one worker does without)'
+            ) from error
 
 
 def _outcome(future):
