@@ -48,7 +48,8 @@ def build(
     Args:
         cases: label maps (NIfTI, NRRD), or folders of closed <structure>.ply, .stl or .obj meshes
         output: the model, MODEL.h5; its card and report appear beside it
-        labels: which label is which structure, as in sacrum=1 hip_left=2; all meshes of a folder if absent
+        labels: which label is which structure, as in sacrum=1 hip_left=2; a name alone (sacrum) where the
+            file or TotalSegmentator's table knows its label; all meshes of a folder if absent
         fresh: start anew, also if an interrupted build of this model has left finished pieces
     """
     from shapefit.jobs import build_job
@@ -173,7 +174,7 @@ def evaluate(
         results: folders that `shapefit fit` or `shapefit project` wrote
         reference: label maps or folders of meshes, one per result in the same order, or one for all
         output: for metrics.json, metrics.csv and report.html
-        labels: labels of the reference's structures, where the result's model does not say them
+        labels: labels of the reference's structures, as for build, where the result's model does not say them
         structures: only these; all that the model has if absent
     """
     from shapefit.jobs import evaluate_job
