@@ -30,14 +30,16 @@ REGISTRATION_NOISE = 0.1  # mm: no vertex of a training shape is known better
 class SurfaceProcess(NamedTuple):
     """Displacements, alike along x, y and z, of covariance std_i std_j sum_l w_l exp(-d^2 / (2 width_l^2)).
 
-    d is the distance of the vertices i and j on the mean. `mode_loss` is what the process, in the training
-    shapes too, adds to the variance of every mode, and what comes off it.
+    d is the distance of the vertices i and j on the mean. Beside it the modes keep the
+    variances mode_scale (std_k^2 - mode_loss), at least 0: the loss is what the process, at work in the
+    training shapes too, lends to every mode.
     """
 
     widths: Float[Tensor, " L"]  # mm
     weights: Float[Tensor, " L"]  # at least 0, adding up to 1
     std: Float[Tensor, " V"]  # mm, along each axis
-    mode_loss: float = 0.0  # mm^2, of the variance std^2 of a mode
+    mode_scale: float = 1.0
+    mode_loss: float = 0.0  # mm^2
 
 
 class LeftOut(NamedTuple):
@@ -94,10 +96,10 @@ def learn_residual(model: ShapeModel, widths: Sequence[float] = WIDTHS) -> Surfa
     """The process under which left-out training cases are most likely; `widths` of its kernels in mm.
 
     Its size from vertex to vertex is that of what the modes of the others miss, averaged over the cases
-    and the nearest hundred vertices. The weights of the kernels, and the variance that the process lends
-    to every mode (as noise does where shapes are few: Yata & Aoshima 2012, J. Multivar. Anal. 105),
-    maximise the cross-validated likelihood of the cases, each seen by the modes of the others and the
-    kernels at some vertices.
+    and the nearest hundred vertices. The weights of the kernels and what the modes keep of their variance
+    (with few shapes, noise lends some to every mode: Yata & Aoshima 2012, J. Multivar. Anal. 105) maximise
+    the cross-validated likelihood: of each case at some vertices, under the modes of the others and the
+    kernels.
     Raises ValueError for fewer than 3 cases.
     """
     cases = left_out(model)
@@ -117,14 +119,14 @@ def learn_residual(model: ShapeModel, widths: Sequence[float] = WIDTHS) -> Surfa
         (case.coefficients * case.std) @ own + case.residual[chosen].reshape(-1)
         for case, own in zip(cases.values(), components, strict=True)
     ]
-    loss, weights = _most_likely(
+    scale, loss, weights = _most_likely(
         torch.stack(deviations),
         torch.stack([own[:modes] for own in components]),
         torch.stack([case.std[:modes] for case in cases.values()]),
         kernels,
         3 * float(size.square().sum()) / len(model.cases),
     )
-    return SurfaceProcess(widths, weights / weights.sum(), size * weights.sum().sqrt(), loss)
+    return SurfaceProcess(widths, weights / weights.sum(), size * weights.sum().sqrt(), scale, loss)
 
 
 def _spread(places: Float[ndarray, "V 3"], tree: cKDTree) -> Int[ndarray, " P"]:
@@ -143,21 +145,21 @@ def _most_likely(
     std: Float[Tensor, "C K"],
     kernels: Float[Tensor, "L P P"],
     start: float,
-) -> tuple[float, Float[Tensor, " L"]]:
-    """Variance off each mode and weights of the kernels under which the deviations are most likely."""
+) -> tuple[float, float, Float[Tensor, " L"]]:
+    """The most likely scale of the modes' variances, loss of each of them, and weights of the kernels."""
     axes = torch.eye(3, dtype=torch.float64)
     kernels = torch.stack([torch.kron(kernel, axes) for kernel in kernels])
     own = REGISTRATION_NOISE**2 * torch.eye(kernels.shape[1], dtype=torch.float64)
-    logs = torch.full((1 + len(kernels),), -2.0, dtype=torch.float64)
+    logs = torch.full((2 + len(kernels),), -2.0, dtype=torch.float64)
     logs[0] = 0.0
     logs.requires_grad_()
     search = torch.optim.LBFGS([logs], max_iter=25, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         search.zero_grad()
-        left = (std.square() - start * logs[0].exp()).clamp_min(0)
+        left = logs[0].exp() * (std.square() - start * logs[1].exp()).clamp_min(0)
         total = (components.mT * left[:, None]) @ components
-        total = total + torch.tensordot(logs[1:].exp(), kernels, dims=1) + own
+        total = total + torch.tensordot(logs[2:].exp(), kernels, dims=1) + own
         factor = torch.linalg.cholesky(total)
         white = torch.linalg.solve_triangular(factor, deviations[..., None], upper=False)
         value = (factor.diagonal(dim1=1, dim2=2).log().sum() + white.square().sum() / 2) / deviations.numel()
@@ -166,7 +168,7 @@ def _most_likely(
 
     search.step(loss)
     found = logs.detach().exp()
-    return start * float(found[0]), found[1:]
+    return float(found[0]), start * float(found[1]), found[2:]
 
 
 def with_residual(model: ShapeModel, rank: int = 300, process: SurfaceProcess | None = None) -> ShapeModel:
@@ -192,7 +194,7 @@ def with_residual(model: ShapeModel, rank: int = 300, process: SurfaceProcess | 
     axes = principal_axes(functions)
     functions = (axes.components * axes.std[:, None])[:rank]
     residual = torch.einsum("rv,ij->rivj", functions, torch.eye(3, dtype=torch.float64))
-    std = (model.std**2 - process.mode_loss).clamp_min(0).sqrt()
+    std = (process.mode_scale * (model.std**2 - process.mode_loss).clamp_min(0)).sqrt()
     modes = model.components * std[:, None, None]
     basis = torch.cat([modes.reshape(model.modes, -1), residual.reshape(-1, places.numel())])
     axes = principal_axes(basis)

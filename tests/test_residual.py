@@ -107,7 +107,7 @@ def test_the_model_with_its_process_is_an_ordinary_model(model, process, full):
     kept = int((model.std**2 > process.mode_loss).sum())
     assert full.modes == kept + 3 * 150
     assert torch.allclose(full.training_shapes(), model.training_shapes(), atol=0.5)
-    modes = (model.std**2 - process.mode_loss).clamp_min(0).sum() / len(model.mean)
+    modes = process.mode_scale * (model.std**2 - process.mode_loss).clamp_min(0).sum() / len(model.mean)
     told = modes + 3 * process.std**2
     assert (full.vertex_std() ** 2).mean() == pytest.approx(float(told.mean()), rel=1e-6)
 
@@ -115,7 +115,7 @@ def test_the_model_with_its_process_is_an_ordinary_model(model, process, full):
 def test_no_functions_leave_the_modes_and_all_else_is_noise(model, process):
     plain = with_residual(model, 0, process)
     kept = model.std**2 > process.mode_loss
-    assert torch.allclose(plain.std, (model.std[kept] ** 2 - process.mode_loss).sqrt())
+    assert torch.allclose(plain.std**2, process.mode_scale * (model.std[kept] ** 2 - process.mode_loss))
     assert plain.noise_variance == pytest.approx(float((process.std**2).mean()))
     with pytest.raises(ValueError, match="cannot add -1"):
         with_residual(model, -1, process)
