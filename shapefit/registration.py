@@ -149,18 +149,19 @@ def flipped_faces(
     vertices: Float[ndarray, "V 3"],
     faces: Int[ndarray, "F 3"],
     neighbours: Int[ndarray, "F 3"] | None = None,
+    cosine: float = -0.5,
 ) -> Int[ndarray, " N"]:
     """Faces of a closed mesh that are folded over or collapsed.
 
-    A face counts when it is turned by more than 120 degrees against two of its three neighbours, or when
-    its area is below a hundredth of the mesh's median.
+    A face counts when it is turned by more than an angle (120 degrees; here its cosine) against two of its
+    three neighbours, or when its area is below a hundredth of the mesh's median.
     """
     neighbours = face_neighbours(faces) if neighbours is None else neighbours
     cross = corner_cross(vertices, faces)
     normals = unit(cross)
-    cosine = (normals[:, None] * normals[neighbours]).sum(-1)
+    turned = (normals[:, None] * normals[neighbours]).sum(-1)
     area = np.linalg.norm(cross, axis=1)
-    return np.flatnonzero(((cosine < -0.5).sum(1) >= 2) | (area < 0.01 * np.median(area)))
+    return np.flatnonzero(((turned < cosine).sum(1) >= 2) | (area < 0.01 * np.median(area)))
 
 
 def unfold(

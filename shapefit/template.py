@@ -92,8 +92,10 @@ def cut(grid: DistanceGrid, level: float) -> tuple[Float[ndarray, "V 3"], Int[nd
     return largest_piece(vertices, outward(vertices, faces.astype(np.int64)))
 
 
-# A tunnel of the mean that is too narrow for its faces folds them; so many mm further out it is closed.
+# A tunnel of the mean that is too narrow for its faces all but folds them here, and folds them in some case;
+# so many mm further out it is closed.
 RAISED = (0.0, 0.25, 0.5, 0.75, 1.0)
+ALL_BUT_FOLDED = -0.3  # cosine of the angle between a face and two of its neighbours
 
 # Signed distances are cut off here (mm), so that one case that is far away cannot move the mean.
 CUT = 10.0
@@ -228,7 +230,7 @@ def build_template(
             for affine, warp in zip(affines, warps, strict=True):
                 total += _apply(np.linalg.inv(affine), load_warp(warp)(vertices))
             vertices, faces = remesh(total / len(bones), faces, count if last else count // 2)
-            if not len(flipped_faces(vertices, faces)):
+            if not len(flipped_faces(vertices, faces, cosine=ALL_BUT_FOLDED)):
                 break
         mesh = keep(f"round {number}", vertices, faces)
     finished = pieces.keep(key, mesh.arrays() | {"affines": np.array(affines)})

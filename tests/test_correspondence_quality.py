@@ -21,9 +21,11 @@ from shapefit.landmark_transfer import (
     transfer_table,
 )
 from shapefit.landmarks import carry_landmarks
-from shapefit.mesh import closest_points, sample_surface
+from shapefit.mesh import closest_points, require_closed, sample_surface
+from shapefit.registration import flipped_faces
 from shapefit.settings import BuildSettings
 from shapefit.shape_model import ShapeModel, train
+from shapefit.template import ALL_BUT_FOLDED, RAISED, cut, distance_grid
 from tests.small import LABELS, small_model, write_case
 
 SMALL = BuildSettings(
@@ -343,3 +345,24 @@ def test_a_symmetric_mean_is_its_own_mirror_image(study, tmp_path):
 def _ball(radius: float, x: float) -> trimesh.Trimesh:
     ball = trimesh.creation.icosphere(3, radius)
     return ball.apply_translation((x, 0, 0))
+
+
+def test_a_narrow_tunnel_closes_further_out():
+    def drilled(points: np.ndarray) -> np.ndarray:
+        """Distance to a ball of 10 mm with a hole of 2 mm along x through it."""
+        hole = 1.0 - np.linalg.norm(points[:, 1:], axis=1)
+        return np.maximum(np.linalg.norm(points, axis=1) - 10, hole)
+
+    grid = distance_grid(drilled, np.full(3, -10.0), np.full(3, 10.0), 0.5)
+    for level, tunnels in ((0.0, 1), (RAISED[-1] + 0.25, 0)):
+        vertices, faces = cut(grid, level)
+        require_closed(vertices, faces)
+        assert trimesh.Trimesh(vertices, faces, process=False).euler_number == 2 - 2 * tunnels
+
+
+def test_how_far_a_face_may_turn_is_asked_for():
+    corners = np.array([[1.0, 1, 1], [-1, -1, 1], [-1, 1, -1], [1, -1, -1]])
+    faces = np.array([[0, 1, 3], [0, 2, 1], [0, 3, 2], [1, 2, 3]])
+    # the normals of a regular tetrahedron have a cosine of -1/3 with one another
+    assert len(flipped_faces(corners, faces, cosine=-0.34)) == 0
+    assert len(flipped_faces(corners, faces, cosine=ALL_BUT_FOLDED)) == 4
