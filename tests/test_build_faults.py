@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +14,11 @@ import numpy as np
 import pytest
 import trimesh
 
+from shapefit.io.kept_case import read_cases
 from shapefit.io.pieces import Pieces, fingerprint
 from shapefit.jobs import build_job
 from shapefit.jobs.build import work_folder
-from shapefit.settings import BuildSettings
+from shapefit.settings import BuildSettings, MeshSettings, SurfaceSettings
 from shapefit.workers import Workers
 from tests.small import case_surfaces
 
@@ -34,6 +36,11 @@ QUICK = BuildSettings(
     workers=1,
 )
 LABELS = {"hip_left": 2, "hip_right": 3}
+
+
+@pytest.fixture(autouse=True)
+def unchanging_code(monkeypatch):
+    monkeypatch.setattr("shapefit.io.pieces._code", lambda: b"as it is")
 
 
 def write_bones(folder: Path, seed: int) -> Path:
@@ -98,8 +105,11 @@ def test_an_interrupted_build_goes_on_to_the_same_model_bit_for_bit(cases, undis
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+import shapefit.io.pieces
 from shapefit.jobs import build_job
 from tests.test_build_faults import LABELS, QUICK
+
+shapefit.io.pieces._code = lambda: b"as it is"
 
 def progress(what, fraction):
     if fraction > 0.5:
@@ -304,3 +314,19 @@ def test_pieces_come_in_the_order_of_the_jobs_whichever_are_there(tmp_path):
         found = [float(piece.arrays()["number"]) for piece in pieces.complete(pool, double, jobs)]
     assert found == [0, 2, 4, 6, 8, 10]
     assert (pieces.taken, pieces.made) == (3, 3)
+
+
+def test_kept_cases_are_in_memory_only_while_they_are_looked_at(cases, tmp_path):
+    with Workers(1) as pool:
+        read = list(
+            read_cases(cases, "abc", LABELS, SurfaceSettings(), MeshSettings(), pool, Pieces(tmp_path))
+        )
+    alive = []
+    for _ in range(20):
+        for case, warnings in read:
+            assert list(case.surfaces) == ["hip_left", "hip_right"] and warnings == {}
+            alive.append(weakref.ref(case.surfaces["hip_left"]))
+            assert sum(mesh() is not None for mesh in alive) <= 17
+    known = case_surfaces(0, subdivisions=2)["hip_left"]
+    assert np.allclose(read[0][0].surfaces["hip_left"].vertices, known.vertices, atol=1e-5)
+    assert "sacrum" not in read[0][0].surfaces

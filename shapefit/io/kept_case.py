@@ -1,8 +1,10 @@
 """Cases that were read once and kept in files: as many as there are, they take no memory."""
 
+import gc
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,8 @@ from shapefit.io.volume import VOLUME_SUFFIXES
 from shapefit.settings import MeshSettings, SurfaceSettings
 from shapefit.workers import Workers
 
+_drawn = count(1)
+
 
 class KeptSurfaces(Mapping):
     """Structure name -> closed mesh in world mm, read from a piece each time that it is asked for."""
@@ -27,6 +31,8 @@ class KeptSurfaces(Mapping):
     def __getitem__(self, name: str) -> trimesh.Trimesh:
         if name not in self.names:
             raise KeyError(name)
+        if next(_drawn) % 16 == 0:
+            gc.collect()  # a trimesh.Trimesh refers to itself: those done with would pile up for long
         number = self.names.index(name)
         vertices, faces = self.piece.arrays(f"vertices{number}", f"faces{number}").values()
         return trimesh.Trimesh(vertices, faces, process=False)
@@ -87,6 +93,7 @@ def _read(
         arrays[f"faces{number}"] = np.asarray(mesh.faces)
     for number, readings in enumerate((landmarks or {}).values()):
         arrays[f"readings{number}"] = readings
+    gc.collect()
     return arrays
 
 
