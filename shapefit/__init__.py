@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from shapefit.build import build_model
+    from shapefit.calibration import calibration_table, coverage
     from shapefit.camera import Camera, world_from_view
     from shapefit.correspondence import Correspondence, correspond
     from shapefit.fit.solve import XRayFit, fit_xrays
     from shapefit.fit.surface import SurfaceFit, fit_surface
+    from shapefit.fit.surface_residual import follow_surface
     from shapefit.inspection import inspect_labels, inspect_meshes
     from shapefit.interop import camera_from_pytorch3d, pytorch3d_from_camera
     from shapefit.io.case import Case, read_case
@@ -47,12 +49,14 @@ if TYPE_CHECKING:
     )
     from shapefit.materials import attenuation_coefficient
     from shapefit.metrics import compare, tabulate
+    from shapefit.mode_count import cross_validation, parallel_analysis
     from shapefit.render.mesh import render_depths, render_mesh
     from shapefit.render.signal import Detector, attenuation, detector_blur, detector_signal, poisson_noise
     from shapefit.render.simulate import Exposure, simulate_view
     from shapefit.render.xray import Bone, material_paths, render_xray
     from shapefit.repair import RepairFindings, repair_mesh
     from shapefit.report import evaluation_page, fit_page, model_page
+    from shapefit.residual import SurfaceProcess, learn_residual, with_residual
     from shapefit.settings import (
         BuildSettings,
         EvaluateSettings,
@@ -76,10 +80,12 @@ if TYPE_CHECKING:
 
 _HOME = {
     "build": ["build_model"],
+    "calibration": ["calibration_table", "coverage"],
     "camera": ["Camera", "world_from_view"],
     "correspondence": ["Correspondence", "correspond"],
     "fit.solve": ["XRayFit", "fit_xrays"],
     "fit.surface": ["SurfaceFit", "fit_surface"],
+    "fit.surface_residual": ["follow_surface"],
     "inspection": ["inspect_labels", "inspect_meshes"],
     "interop": ["camera_from_pytorch3d", "pytorch3d_from_camera"],
     "io.case": ["Case", "read_case"],
@@ -112,12 +118,14 @@ _HOME = {
     ],
     "materials": ["attenuation_coefficient"],
     "metrics": ["compare", "tabulate"],
+    "mode_count": ["cross_validation", "parallel_analysis"],
     "render.mesh": ["render_depths", "render_mesh"],
     "render.signal": ["Detector", "attenuation", "detector_blur", "detector_signal", "poisson_noise"],
     "render.simulate": ["Exposure", "simulate_view"],
     "render.xray": ["Bone", "material_paths", "render_xray"],
     "repair": ["RepairFindings", "repair_mesh"],
     "report": ["evaluation_page", "fit_page", "model_page"],
+    "residual": ["SurfaceProcess", "learn_residual", "with_residual"],
     "settings": [
         "BuildSettings",
         "EvaluateSettings",

@@ -37,7 +37,7 @@ def coverage(
     return [float((beyond <= norm.ppf(0.5 + level / 2)).double().mean()) for level in levels]
 
 
-def calibration(
+def calibration_table(
     model: ShapeModel,
     rank: int = 100,
     workers: int = 1,

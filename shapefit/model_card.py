@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from shapefit.calibration import calibration
+from shapefit.calibration import calibration_table
 from shapefit.correspondence_quality import coverage, registration_means, registration_quality
 from shapefit.io.case import Case
 from shapefit.landmark_transfer import others_landmarks, positions, transfer_table
@@ -23,6 +23,7 @@ from shapefit.model_quality import (
 from shapefit.quality_bands import compactness_band, generalisation_band, specificity_band
 from shapefit.settings import BuildSettings
 from shapefit.shape_model import ShapeModel
+from shapefit.workers import Workers
 
 Progress = Callable[[str, float], None]
 
@@ -55,10 +56,11 @@ def model_card(
         "settings": {key: _plain(value) for key, value in asdict(settings).items()},
     }
     own = shapes[: len(cases)]
-    registered = {
-        case.name: registration_quality(shape, model, case.surfaces, case.landmarks)
-        for case, shape in zip(cases, own, strict=True)
-    }
+    mesh = model.truncate(0)  # faces and structures alone: modes would be sent along with every case
+    with Workers(settings.workers, settings.cluster) as pool:
+        jobs = ((shape, mesh, case.surfaces, case.landmarks) for case, shape in zip(cases, own, strict=True))
+        measured = pool.stream(registration_quality, jobs)
+        registered = {case.name: row for case, row in zip(cases, measured, strict=True)}
     card["coverage"] = coverage(registered)
     card["registration"] = {
         name: {key: value for key, value in row.items() if key != "places"}
@@ -73,7 +75,7 @@ def model_card(
         share = 0.6 if rest else 1.0
         card |= _left_out(model, cases, own, settings, lambda what, f: progress(what, share * f))
         if rest:
-            card["calibration"] = calibration(
+            card["calibration"] = calibration_table(
                 model, rest, settings.workers, lambda what, f: progress(what, share + (1 - share) * f)
             )
     return card

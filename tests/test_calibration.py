@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from shapefit.calibration import LEVELS, calibration, coverage
+from shapefit.calibration import LEVELS, calibration_table, coverage
 from tests.small import small_model
 
 
@@ -26,7 +26,7 @@ def test_coverage_counts_the_vertices_asked_for():
 
 def test_what_is_seen_brings_the_rest_nearer():
     bones = small_model(6)
-    table = calibration(bones, rank=10)
+    table = calibration_table(bones, rank=10)
     assert table["levels"] == list(LEVELS) and table["cases"] == list(bones.cases)
     assert len(table["prior"]["cases"]) == 6 and len(table["prior"]["inside"]) == 3
     assert table["landmarks"]["error"] < table["prior"]["error"]
@@ -35,4 +35,4 @@ def test_what_is_seen_brings_the_rest_nearer():
 
 def test_three_cases_cannot_be_calibrated():
     with pytest.raises(ValueError, match="at least 4 cases, got 3"):
-        calibration(small_model(3))
+        calibration_table(small_model(3))

@@ -49,7 +49,9 @@ def test_a_real_xray_is_met_with_masks_and_without(data_dir):
         assert min(dice.values()) > least
 
 
-@pytest.mark.parametrize("script", ["study_fluoroscopy.py", "study_gradients.py", "study_left_out.py"])
+@pytest.mark.parametrize(
+    "script", ["study_fluoroscopy.py", "study_gradients.py", "study_left_out.py", "study_model.py"]
+)
 def test_each_study_says_what_it_measures(script, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [script, "--help"])
     with pytest.raises(SystemExit) as end:

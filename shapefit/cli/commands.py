@@ -46,7 +46,7 @@ def build(
     """Train a shape model from segmentations. An interrupted build goes on where it stopped.
 
     Args:
-        cases: label maps (NIfTI, NRRD), or folders of closed <structure>.ply, .stl or .obj meshes
+        cases: label maps (NIfTI, NRRD), or folders of closed <structure>.ply, .stl, .obj or .vtp meshes
         output: the model, MODEL.h5; its card and report appear beside it
         labels: which label is which structure, as in sacrum=1 hip_left=2; a name alone (sacrum) where the
             file or TotalSegmentator's table knows its label; all meshes of a folder if absent
