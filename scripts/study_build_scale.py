@@ -26,7 +26,7 @@ from shapefit.workers import peak_memory
 def write_case(folder: Path, seed: int) -> Path:
     """Two bones, mirror images but for the case's own asymmetry, as closed meshes in mm."""
     rng = np.random.default_rng(seed)
-    sphere = trimesh.creation.icosphere(5)
+    sphere = trimesh.creation.icosphere(4)
     turn = trimesh.transformations.rotation_matrix(0.2 * rng.normal(), rng.normal(size=3))
     folder.mkdir(parents=True)
     for name, side in (("hip_left", -1.0), ("hip_right", 1.0)):
