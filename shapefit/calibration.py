@@ -41,6 +41,7 @@ def calibration_table(
     model: ShapeModel,
     rank: int = 100,
     workers: int = 1,
+    cluster: str = "",
     progress: Callable[[str, float], None] | None = None,
 ) -> dict:
     """Coverage of training cases (at most 30, evenly chosen) by the bands of a model of the others.
@@ -56,7 +57,7 @@ def calibration_table(
     if len(names) < 4:
         raise ValueError(f"calibration needs at least 4 cases, got {len(names)}")
     rows = []
-    with Workers(workers) as pool:
+    with Workers(workers, cluster) as pool:
         for row in pool.stream(_asked, [(model, name, rank) for name in names]):
             rows.append(row)
             if progress:

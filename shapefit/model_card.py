@@ -76,7 +76,11 @@ def model_card(
         card |= _left_out(model, cases, own, settings, lambda what, f: progress(what, share * f))
         if rest:
             card["calibration"] = calibration_table(
-                model, rest, settings.workers, lambda what, f: progress(what, share + (1 - share) * f)
+                model,
+                rest,
+                settings.workers,
+                settings.cluster,
+                lambda what, f: progress(what, share + (1 - share) * f),
             )
     return card
 
