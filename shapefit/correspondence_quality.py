@@ -37,6 +37,7 @@ ENDS = {"right": 0, "left": 0, "anterior": 1, "posterior": 1, "superior": 2, "in
 class _Side(NamedTuple):
     """A surface with its vertex normals, ready for queries, and samples of it with theirs."""
 
+    vertices: ndarray
     faces: ndarray
     vertex_normals: ndarray
     tree: SurfaceTree
@@ -67,7 +68,7 @@ def registration_quality(
         distance, angle = _across(target, own)
         back.append(distance)
         angles.append(angle)
-        radii.append(inscribed_radius(target.points, target.normals, target.tree.corners.reshape(-1, 3)))
+        radii.append(inscribed_radius(target.points, target.normals, target.vertices))
         sampled.append(target.points)
         for end, axis in ENDS.items():
             height = target.points[:, axis] * (-1 if end in ("left", "posterior", "inferior") else 1)
@@ -151,7 +152,7 @@ def _side(mesh: trimesh.Trimesh, count: int) -> _Side:
     # each corner weighs as much as the triangle between the point and the edge across
     weights = [(np.cross(q - p, points - p) * whole).sum(1) for p, q in ((b, c), (c, a), (a, b))]
     normals = np.einsum("kn,nkd->nd", np.stack(weights), around[faces[face]])
-    return _Side(faces, around, tree, points, unit(normals))
+    return _Side(vertices, faces, around, tree, points, unit(normals))
 
 
 def _across(source: _Side, target: _Side) -> tuple[ndarray, ndarray]:
