@@ -38,9 +38,11 @@ QUICK = BuildSettings(
 LABELS = {"hip_left": 2, "hip_right": 3}
 
 
-@pytest.fixture(autouse=True)
-def unchanging_code(monkeypatch):
-    monkeypatch.setattr("shapefit.io.pieces._code", lambda: b"as it is")
+@pytest.fixture(autouse=True, scope="module")
+def unchanging_code():
+    with pytest.MonkeyPatch.context() as patch:  # the killed process and this one take the same pieces
+        patch.setattr("shapefit.io.pieces._code", lambda: b"as it is")
+        yield
 
 
 def write_bones(folder: Path, seed: int) -> Path:
