@@ -17,7 +17,7 @@ import trimesh
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from shapefit.bones import MIRROR, Bone, lay_bone, sample_bone
+from shapefit.bones import MIRROR, Bone, content, lay_bone, sample_bone
 from shapefit.io.pieces import Piece, Pieces
 from shapefit.settings import BuildSettings
 from shapefit.template import build_template, each, warping
@@ -97,7 +97,7 @@ def correspond(
 
             count = round(settings.vertices * area[kind] / share)
             # an order of their own, by content: sums then have the same bits whatever the order of the cases
-            own = sorted(bones[kind], key=lambda bone: bone.samples.path.name)
+            own = sorted(bones[kind], key=lambda bone: content(bone.samples))
             mesh, affines = build_template(
                 own, count, settings, workers, pieces, lambda what, f: family_report(what, 0.5 * f)
             )
