@@ -103,14 +103,15 @@ def test_project_and_evaluate_repair_on_request_and_record_it(shapefit, case, tm
 def test_build_reads_repaired_cases_on_request(shapefit, case, tmp_path, monkeypatch):
     seen = []
 
-    def stop(cases, *_):
-        seen.extend(cases)
+    def stop(cases, settings, labels, progress, pieces, failures):
+        seen.append(([list(read.warnings()) for read in cases], failures))
         raise ValueError("enough seen")
 
     monkeypatch.setattr("shapefit.jobs.build.build_model", stop)
     arguments = ("build", case, small.write_case(tmp_path / "other", 2), "-o", tmp_path / "made" / "model.h5")
-    status, said = shapefit(*arguments)
-    assert status == 2 and "repair it, or pass --repair" in said
-    status, said = shapefit(*arguments, "--repair", "--max-hole", "30")
-    assert status == 2 and "enough seen" in said
-    assert [list(read.warnings()) for read in seen] == [["sacrum"], []]
+    arguments += ("--workers", "1")
+    assert shapefit(*arguments)[0] == 2
+    assert shapefit(*arguments, "--repair", "--max-hole", "30")[0] == 2
+    (as_they_are, failures), (repaired, none) = seen
+    assert as_they_are == [[]] and "repair it, or pass --repair" in failures["case"]
+    assert repaired == [["sacrum"], []] and not none
