@@ -103,15 +103,19 @@ def test_project_and_evaluate_repair_on_request_and_record_it(shapefit, case, tm
 def test_build_reads_repaired_cases_on_request(shapefit, case, tmp_path, monkeypatch):
     seen = []
 
-    def stop(cases, settings, labels, progress, pieces, failures):
-        seen.append(([list(read.warnings()) for read in cases], failures))
-        raise ValueError("enough seen")
+    def given(cases, settings, labels, progress, pieces, failures):
+        seen.append(([read.name for read in cases], failures))
+        if failures:
+            raise ValueError("one failed")
+        return small.small_model(3), {"id": "small"}
 
-    monkeypatch.setattr("shapefit.jobs.build.build_model", stop)
-    arguments = ("build", case, small.write_case(tmp_path / "other", 2), "-o", tmp_path / "made" / "model.h5")
-    arguments += ("--workers", "1")
+    monkeypatch.setattr("shapefit.jobs.build.build_model", given)
+    made = tmp_path / "made" / "model.h5"
+    arguments = ("build", case, small.write_case(tmp_path / "other", 2), "-o", made, "--workers", "1")
     assert shapefit(*arguments)[0] == 2
-    assert shapefit(*arguments, "--repair", "--max-hole", "30")[0] == 2
+    assert shapefit(*arguments, "--repair", "--max-hole", "30")[0] == 0
     (as_they_are, failures), (repaired, none) = seen
-    assert as_they_are == [[]] and "repair it, or pass --repair" in failures["case"]
-    assert repaired == [["sacrum"], []] and not none
+    assert as_they_are == ["other"] and "repair it, or pass --repair" in failures["case"]
+    assert repaired == ["case", "other"] and not none
+    findings = json.loads(made.with_suffix(".card.json").read_text())["findings"]
+    assert list(findings) == ["case"] and list(findings["case"]) == ["sacrum"]
