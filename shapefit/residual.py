@@ -30,9 +30,9 @@ REGISTRATION_NOISE = 0.1  # mm: no vertex of a training shape is known better
 class SurfaceProcess(NamedTuple):
     """Displacements, alike along x, y and z, of covariance std_i std_j sum_l w_l exp(-d^2 / (2 width_l^2)).
 
-    d is the distance of the vertices i and j on the mean. Beside it the modes keep the
-    variances mode_scale (std_k^2 - mode_loss), at least 0: the loss is what the process, at work in the
-    training shapes too, lends to every mode.
+    d is the distance of the vertices i and j on the mean. Beside the process the modes keep the variances
+    mode_scale (std_k^2 - mode_loss), at least 0: the loss is what the process, at work in the training
+    shapes too, lends to every mode.
     """
 
     widths: Float[Tensor, " L"]  # mm
@@ -52,7 +52,7 @@ class LeftOut(NamedTuple):
 
 
 def left_out(model: ShapeModel) -> dict[str, LeftOut]:
-    """Every training case against the PCA of the others, from one N x N Gram matrix; alignment is kept.
+    """Training cases, each against the PCA of the others, from one N x N Gram matrix; alignment is kept.
 
     Mirror images leave with their case. Of more than 30 cases, 30 evenly chosen ones are left out.
     Raises ValueError for fewer than 3 cases.
