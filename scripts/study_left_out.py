@@ -71,7 +71,7 @@ def main(
     """
     bone = sf.read_model(model)
     records = {}
-    for case in dict.fromkeys(name.removesuffix("~") for name in bone.cases):
+    for case in bone.subjects():
         kept = output / f"{case}.json"
         if not kept.exists():
             write_text(kept, json.dumps(one_case(bone, case, views, settings)))

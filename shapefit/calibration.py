@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from scipy.stats import norm
 from torch import Tensor
 
-from shapefit.pca import best_rotation
-from shapefit.residual import CASES, evenly, with_residual
+from shapefit.pca import aligned_to
+from shapefit.residual import CASES, with_residual
 from shapefit.shape_model import ShapeModel
 from shapefit.workers import Workers
 
@@ -53,7 +53,7 @@ def calibration_table(
     mean distance in mm of the vertices from where they are told, `error`.
     Raises ValueError for fewer than 4 cases: the others must be able to leave one out in turn.
     """
-    names = evenly([case for case in model.cases if not case.endswith("~")], CASES)
+    names = model.subjects(CASES)
     if len(names) < 4:
         raise ValueError(f"calibration needs at least 4 cases, got {len(names)}")
     rows = []
@@ -76,9 +76,7 @@ def calibration_table(
 def _asked(model: ShapeModel, name: str, rank: int) -> dict[str, tuple[list[float], float]]:
     """Question -> coverage of a left-out case, and its vertices' mean distance from where they are told."""
     others = with_residual(model.without(name), rank)
-    shape = model.training_shapes()[model.cases.index(name)]
-    shape = shape - shape.mean(0)
-    shape = shape @ best_rotation(shape, others.mean).mT
+    shape = aligned_to(others.mean, model.training_shapes()[model.cases.index(name)])
     everywhere = torch.arange(len(shape))
 
     def answer(told: ShapeModel, asked: Int[Tensor, " P"]) -> tuple[list[float], float]:

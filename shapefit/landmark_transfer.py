@@ -35,7 +35,7 @@ def others_landmarks(
     own = dict(zip(readings, landmarks_on(list(readings.values()), shapes, model.faces), strict=True))
     carried = {}
     for case in readings:
-        rows = [row for row, name in enumerate(model.cases) if name.removesuffix("~") != case]
+        rows = [row for row, owner in enumerate(model.owners) if owner != case]
         others = [marks for name, marks in own.items() if name != case]
         carried[case] = mean_landmarks(training[rows].mean(0), model.faces, others)
     return carried

@@ -18,7 +18,6 @@ from shapefit.model_quality import (
     leave_one_out,
     mode_counts,
     specificity,
-    subjects,
 )
 from shapefit.quality_bands import compactness_band, generalisation_band, specificity_band
 from shapefit.settings import BuildSettings
@@ -100,8 +99,8 @@ def _curves(model: ShapeModel, settings: BuildSettings) -> dict:
         | specific
         | {"band": {"vertex": specificity_band(model, modes, specific["vertex"], seed=seed)}},
     }
-    cases = subjects(model, settings.leave_one_out_cases)
-    if len(subjects(model)) > 2:
+    cases = model.subjects(settings.leave_one_out_cases)
+    if len(model.subjects()) > 2:
         counts = [m for m in modes if m <= model.without(cases[0]).modes]
         errors = generalisation(model, counts, cases)
         quality["generalisation"] = {"modes": counts}
@@ -125,7 +124,7 @@ def _left_out(
     carried = {"registration": {n: positions(by_name[n][1], model, own) for n, own in marks.items()}}
     quality: dict = {}
     if settings.leave_one_out:
-        chosen = subjects(model, settings.leave_one_out_cases)
+        chosen = model.subjects(settings.leave_one_out_cases)
         surfaces = {n: {part: by_name[n][0].surfaces[part] for part in model.names} for n in chosen}
         rows = leave_one_out(
             model,

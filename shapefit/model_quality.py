@@ -25,7 +25,7 @@ from torch import Tensor
 from shapefit import se3
 from shapefit.fit.surface import fit_surface
 from shapefit.mesh import closest_points
-from shapefit.pca import best_rotation
+from shapefit.pca import aligned_to
 from shapefit.settings import ProjectSettings
 from shapefit.shape_model import Landmarks, ShapeModel, no_landmarks
 from shapefit.surface import Surfaces
@@ -40,14 +40,6 @@ def mode_counts(model: ShapeModel) -> list[int]:
     """The numbers of modes at which curves are drawn: 0, 1, 2, 5, 10, 20, 50, 100 and all."""
     steps = [0, 1, 2, 5, 10, 20, 50, 100]
     return [count for count in steps if count < model.modes] + [model.modes]
-
-
-def subjects(model: ShapeModel, most: int = 0) -> list[str]:
-    """Names of the training cases without their mirror images; at most so many, evenly chosen (0: all)."""
-    names = list(dict.fromkeys(name.removesuffix("~") for name in model.cases))
-    if not most or len(names) <= most:
-        return names
-    return [names[round(place)] for place in np.linspace(0, len(names) - 1, most)]
 
 
 def compactness(model: ShapeModel) -> Float[Tensor, " K"]:
@@ -66,11 +58,9 @@ def generalisation(
     """
     shapes = model.training_shapes()
     errors: dict[str, list[list[float]]] = {"vertex": [], "surface": []}
-    for case in subjects(model) if cases is None else cases:
+    for case in model.subjects() if cases is None else cases:
         others = model.without(case)
-        shape = shapes[model.cases.index(case)]
-        centred = shape - shape.mean(0)
-        aligned = centred @ best_rotation(centred, others.mean).mT
+        aligned = aligned_to(others.mean, shapes[model.cases.index(case)])
         coefficients = others.coefficients(aligned)
         vertex, surface = [], []
         for count in modes:

@@ -87,6 +87,12 @@ def _turn(aligned: Float[Tensor, "N V 3"], mean: Float[Tensor, "V 3"]) -> None:
         some[:] = some @ best_rotation(some, mean).mT
 
 
+def aligned_to(mean: Float[Tensor, "V 3"], shape: Float[Tensor, "V 3"]) -> Float[Tensor, "V 3"]:
+    """A shape (mm) moved rigidly onto a mean that has its centroid at the origin."""
+    centred = shape - shape.mean(0)
+    return centred @ best_rotation(centred, mean).mT
+
+
 def best_rotation(source: Float[Tensor, "*B V 3"], target: Float[Tensor, "V 3"]) -> Float[Tensor, "*B 3 3"]:
     """Rotations that take centred points nearest to a centred target (Kabsch 1976), never a mirroring."""
     u, _, vt = torch.linalg.svd(source.mT @ target)

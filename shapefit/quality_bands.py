@@ -17,7 +17,6 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from shapefit.model_quality import subjects
 from shapefit.shape_model import ShapeModel
 
 LEVELS = (2.5, 97.5)  # percentiles
@@ -78,8 +77,8 @@ def specificity_band(
 
 
 def _row_weights(model: ShapeModel, draws: int, seed: int) -> Float[ndarray, "D N"]:
-    names = subjects(model)
-    case = np.array([names.index(name.removesuffix("~")) for name in model.cases])
+    names = model.subjects()
+    case = np.array([names.index(owner) for owner in model.owners])
     weights = np.random.default_rng(seed).dirichlet(np.ones(len(names)), draws)[:, case]
     return weights / weights.sum(1, keepdims=True)
 

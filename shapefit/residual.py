@@ -57,11 +57,13 @@ def left_out(model: ShapeModel) -> dict[str, LeftOut]:
     Mirror images leave with their case. Of more than 30 cases, 30 evenly chosen ones are left out.
     Raises ValueError for fewer than 3 cases.
     """
-    owners, names = _owners(model)
+    owners, names = model.owners, model.subjects()
+    if len(names) < 3:
+        raise ValueError(f"a left-out case needs at least two others; the model knows {len(names)} case(s)")
     shapes = (model.training_shapes() - model.mean).reshape(len(owners), -1)
     gram = shapes @ shapes.T
     result = {}
-    for name in names:
+    for name in model.subjects(CASES):
         others = torch.tensor([owner != name for owner in owners])
         # each other shape, and the left-out one, less the mean of the others: rows of weights on the shapes
         centred = torch.eye(len(owners), dtype=torch.float64) - others / others.sum()
@@ -75,21 +77,6 @@ def left_out(model: ShapeModel) -> dict[str, LeftOut]:
         missed = missed.reshape(model.mean.shape)
         result[name] = LeftOut((scores / std).flip(0), std.flip(0), missed, axes.flip(0))
     return result
-
-
-def _owners(model: ShapeModel) -> tuple[list[str], list[str]]:
-    """The case that each training shape is of, and the cases to leave out."""
-    owners = [case.removesuffix("~") for case in model.cases]
-    names = list(dict.fromkeys(owners))
-    if len(names) < 3:
-        raise ValueError(f"a left-out case needs at least two others; the model knows {len(names)} case(s)")
-    return owners, evenly(names, CASES)
-
-
-def evenly(names: Sequence[str], count: int) -> list[str]:
-    """At most `count` of the names, evenly spread over them."""
-    rows = np.unique(np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int))
-    return [names[row] for row in rows]
 
 
 def learn_residual(model: ShapeModel, widths: Sequence[float] = WIDTHS) -> SurfaceProcess:

@@ -216,6 +216,18 @@ class ShapeModel:
             return vertices[:, None], torch.ones(len(vertices), 1, dtype=self.mean.dtype)
         return vertices, barycentric.to(self.mean)
 
+    @property
+    def owners(self) -> tuple[str, ...]:
+        """The case that each training shape is of: its own name, of a mirror image that without the `~`."""
+        return tuple(case.removesuffix("~") for case in self.cases)
+
+    def subjects(self, most: int = 0) -> list[str]:
+        """Training cases without their mirror images; at most so many, evenly chosen (0: all)."""
+        names = list(dict.fromkeys(self.owners))
+        if not most or len(names) <= most:
+            return names
+        return [names[round(place)] for place in np.linspace(0, len(names) - 1, most)]
+
     def training_shapes(self) -> Float[Tensor, "N V 3"]:
         """The training shapes as the model holds them (mm), one row per entry of `cases`."""
         return self.instance(self.scores)
@@ -225,9 +237,9 @@ class ShapeModel:
 
         Template and landmarks stay. Raises ValueError for an unknown case or if fewer than 2 shapes remain.
         """
-        rows = [index for index, name in enumerate(self.cases) if name.removesuffix("~") != case]
+        rows = [index for index, owner in enumerate(self.owners) if owner != case]
         if len(rows) == len(self.cases):
-            known = ", ".join(sorted({name.removesuffix("~") for name in self.cases})) or "none"
+            known = ", ".join(sorted(self.subjects())) or "none"
             raise ValueError(f"the model has no training case {case!r}; it has {known}")
         return train(
             self.training_shapes()[rows],

@@ -18,7 +18,6 @@ from shapefit.model_quality import (
     leave_one_out,
     mode_counts,
     specificity,
-    subjects,
 )
 from shapefit.quality_bands import compactness_band, generalisation_band, specificity_band
 from shapefit.settings import BuildSettings, ProjectSettings
@@ -159,7 +158,7 @@ def test_a_case_and_its_mirror_image_are_drawn_as_one():
         once.labels,
         cases=[*once.cases, *(f"{name}~" for name in once.cases)],
     )
-    assert subjects(twice) == list(once.cases)
+    assert twice.subjects() == list(once.cases)
     bands = [np.array(compactness_band(m, compactness(m).tolist())) for m in (once, twice)]
     assert np.allclose(bands[0], bands[1], atol=1e-6)
 
@@ -180,8 +179,8 @@ def test_the_band_of_compactness_covers_what_other_cases_would_show():
 
 def test_large_sets_leave_out_some_evenly():
     model = small_model(6)
-    assert subjects(model) == subjects(model, 6) == [f"case{k}" for k in range(6)]
-    assert subjects(model, 3) == ["case0", "case2", "case5"]
+    assert model.subjects() == model.subjects(6) == [f"case{k}" for k in range(6)]
+    assert model.subjects(3) == ["case0", "case2", "case5"]
 
 
 def test_a_left_out_case_is_fitted_better_than_by_the_mean(model):

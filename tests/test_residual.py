@@ -10,7 +10,7 @@ from shapefit.calibration import coverage
 from shapefit.fit.surface import fit_surface
 from shapefit.fit.surface_residual import follow_surface
 from shapefit.gaussian import pivoted_cholesky, principal_axes
-from shapefit.residual import SurfaceProcess, evenly, learn_residual, left_out, with_residual
+from shapefit.residual import SurfaceProcess, learn_residual, left_out, with_residual
 from shapefit.settings import ProjectSettings
 from shapefit.shape_model import train
 
@@ -172,6 +172,13 @@ def test_principal_axes_turn_a_basis_into_orthogonal_ones():
     assert torch.allclose((axes.rotation @ z * axes.std) @ axes.components, z @ basis, atol=1e-9)
 
 
+def named(*cases: str):
+    """A model that knows training cases of these names."""
+    shapes = eggs(len(cases), 0)
+    faces = torch.tensor(SPHERE.faces)
+    return train(shapes, faces, torch.zeros(len(faces), dtype=torch.int64), ("egg",), (1,), cases=cases)
+
+
 def test_names_are_chosen_evenly():
-    assert evenly(list("abcdefghi"), 3) == ["a", "e", "i"]
-    assert evenly(["a", "b"], 30) == ["a", "b"]
+    assert named(*"abcdefghi").subjects(3) == ["a", "e", "i"]
+    assert named("a", "b", "b~").subjects(30) == ["a", "b"]

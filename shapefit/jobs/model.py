@@ -36,7 +36,7 @@ def read_model_file(model: str | Path, file: ModelFileSettings | None = None) ->
 def model_info(model: str | Path, file: ModelFileSettings | None = None) -> dict:
     """What a model is, as plain numbers and texts: frame, licence, structures, modes, noise, subjects."""
     shape_model = read_model_file(model, file)
-    subjects = list(dict.fromkeys(case.removesuffix("~") for case in shape_model.cases))
+    subjects = shape_model.subjects()
     structures = {}
     for name, label, mesh in zip(
         shape_model.names,
