@@ -10,7 +10,7 @@ PUBLIC = [
     f"shapefit.{path.relative_to(root).with_suffix('').as_posix().replace('/', '.')}"
     for root in [Path(__file__).parents[1] / "shapefit"]
     for path in sorted(root.rglob("*.py"))
-    if not path.name.startswith("_") and path.parent.name != "cli" and path.name != "settings.py"
+    if not path.name.startswith("_") and path.parent.name not in ("cli", "settings")
 ]
 install_import_hook(PUBLIC, "beartype.beartype")
 

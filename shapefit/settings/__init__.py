@@ -1,0 +1,37 @@
+"""Every number that steers a job: one frozen dataclass per job, with units. No torch: `--help` is quick."""
+
+from shapefit.settings.shape_model import (
+    BuildSettings,
+    ExportSettings,
+    InspectSettings,
+    ModelFileSettings,
+    ModesSettings,
+    PosteriorSettings,
+    SampleSettings,
+)
+from shapefit.settings.surface import (
+    EvaluateSettings,
+    MeshSettings,
+    ProjectSettings,
+    SurfaceSettings,
+)
+from shapefit.settings.xray import (
+    FitSettings,
+    RenderSettings,
+)
+
+__all__ = [
+    "BuildSettings",
+    "EvaluateSettings",
+    "ExportSettings",
+    "FitSettings",
+    "InspectSettings",
+    "MeshSettings",
+    "ModelFileSettings",
+    "ModesSettings",
+    "PosteriorSettings",
+    "ProjectSettings",
+    "RenderSettings",
+    "SampleSettings",
+    "SurfaceSettings",
+]
