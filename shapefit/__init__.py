@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from shapefit.render.mesh import render_depths, render_mesh
     from shapefit.render.signal import Detector, attenuation, detector_blur, detector_signal, poisson_noise
     from shapefit.render.simulate import Exposure, simulate_view
+    from shapefit.render.volume import render_volume
     from shapefit.render.xray import Bone, material_paths, render_xray
     from shapefit.repair import RepairFindings, repair_mesh
     from shapefit.report import evaluation_page, fit_page, model_page
@@ -122,6 +123,7 @@ _HOME = {
     "render.mesh": ["render_depths", "render_mesh"],
     "render.signal": ["Detector", "attenuation", "detector_blur", "detector_signal", "poisson_noise"],
     "render.simulate": ["Exposure", "simulate_view"],
+    "render.volume": ["render_volume"],
     "render.xray": ["Bone", "material_paths", "render_xray"],
     "repair": ["RepairFindings", "repair_mesh"],
     "report": ["evaluation_page", "fit_page", "model_page"],

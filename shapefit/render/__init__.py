@@ -1,8 +1,9 @@
-"""Differentiable X-rays of meshes, and simulated X-ray pictures."""
+"""Differentiable X-rays of meshes and volumes, and simulated X-ray pictures."""
 
 from shapefit.render.mesh import render_depths, render_mesh
 from shapefit.render.signal import Detector, attenuation, detector_blur, detector_signal, poisson_noise
 from shapefit.render.simulate import Exposure, simulate_view
+from shapefit.render.volume import render_volume
 from shapefit.render.xray import Bone, material_paths, render_xray, shell_and_interior
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "poisson_noise",
     "render_depths",
     "render_mesh",
+    "render_volume",
     "render_xray",
     "shell_and_interior",
     "simulate_view",
