@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from shapefit.calibration import calibration_table, coverage
     from shapefit.camera import Camera, world_from_view
     from shapefit.correspondence import Correspondence, correspond
+    from shapefit.fit.rigid import RigidFit, likeness, register_views
     from shapefit.fit.solve import XRayFit, fit_xrays
     from shapefit.fit.surface import SurfaceFit, fit_surface
     from shapefit.fit.surface_residual import follow_surface
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
         ModesSettings,
         PosteriorSettings,
         ProjectSettings,
+        RegisterSettings,
         RenderSettings,
         SampleSettings,
         SurfaceSettings,
@@ -84,6 +86,7 @@ _HOME = {
     "calibration": ["calibration_table", "coverage"],
     "camera": ["Camera", "world_from_view"],
     "correspondence": ["Correspondence", "correspond"],
+    "fit.rigid": ["RigidFit", "likeness", "register_views"],
     "fit.solve": ["XRayFit", "fit_xrays"],
     "fit.surface": ["SurfaceFit", "fit_surface"],
     "fit.surface_residual": ["follow_surface"],
@@ -139,6 +142,7 @@ _HOME = {
         "ModesSettings",
         "PosteriorSettings",
         "ProjectSettings",
+        "RegisterSettings",
         "RenderSettings",
         "SampleSettings",
         "SurfaceSettings",

@@ -1,5 +1,6 @@
 """Every number that steers a job: one frozen dataclass per job, with units. No torch: `--help` is quick."""
 
+from shapefit.settings.register import RegisterSettings
 from shapefit.settings.shape_model import (
     BuildSettings,
     ExportSettings,
@@ -31,6 +32,7 @@ __all__ = [
     "ModesSettings",
     "PosteriorSettings",
     "ProjectSettings",
+    "RegisterSettings",
     "RenderSettings",
     "SampleSettings",
     "SurfaceSettings",

@@ -1,0 +1,43 @@
+"""How a known bone or CT is placed in X-rays."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RegisterSettings:
+    """How the rigid pose of a known bone or CT is found from X-rays."""
+
+    view: str = "ap"
+    """which view a single X-ray without a pose is expected to be: ap, pa, lateral or lateral-right"""
+    depth: float = 0.7
+    """distance of the bone's centre from the source, as a share of sdd, where no pose is given"""
+    translation_range: float = 20.0
+    """mm, how far around its start the bone's centre is searched"""
+    rotation_range: float = 20.0
+    """degrees, how far the bone may be turned from its start, about any axis through its centre"""
+    starts: int = 64
+    """poses tried within that range, the given one among them; 1: only the given one"""
+    finalists: tuple[int, int] = (8, 3)
+    """how many of them are refined on the coarse images, and how many of these on the middle ones"""
+    pixels: tuple[int, int, int] = (64, 128, 256)
+    """pixels along the longer side of the image: coarse, middle, fine"""
+    steps: tuple[int, int, int] = (12, 8, 8)
+    """most optimisation steps on each of them"""
+    patch: int = 24
+    """pixels, edge of the patches within which images are correlated, on each of them; halves of it, too"""
+    rays: tuple[int, int, int] = (4096, 8192, 32768)
+    """rays drawn at random patches of each view and step, at most, on each of them; 0: all"""
+    gradient_weight: float = 0.5
+    """how much the correlation of image gradients counts beside that of images"""
+    method: str = "trilinear"
+    """how a CT is integrated along rays: trilinear, siddon or raymarch"""
+    shell: float = 2.5
+    """mm, thickness of the cortical shell of a mesh in its X-ray"""
+    interior: float = 0.1
+    """attenuation of a mesh's interior relative to its cortical shell"""
+    accept: float = 0.5
+    """correlation in patches with bone below which a registration is declared failed (0 to 1)"""
+    seed: int = 0
+    """of the spread of starts and of the patches that are drawn"""
+    device: str = "cpu"
+    """cpu or cuda"""
