@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from shapefit.metrics import compare, tabulate
     from shapefit.mode_count import cross_validation, parallel_analysis
     from shapefit.render.mesh import render_depths, render_mesh
+    from shapefit.render.radiograph import ct_paths, render_radiograph, simulate_radiograph
     from shapefit.render.signal import Detector, attenuation, detector_blur, detector_signal, poisson_noise
     from shapefit.render.simulate import Exposure, simulate_view
     from shapefit.render.volume import render_volume
@@ -124,6 +125,7 @@ _HOME = {
     "metrics": ["compare", "tabulate"],
     "mode_count": ["cross_validation", "parallel_analysis"],
     "render.mesh": ["render_depths", "render_mesh"],
+    "render.radiograph": ["ct_paths", "render_radiograph", "simulate_radiograph"],
     "render.signal": ["Detector", "attenuation", "detector_blur", "detector_signal", "poisson_noise"],
     "render.simulate": ["Exposure", "simulate_view"],
     "render.volume": ["render_volume"],

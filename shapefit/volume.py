@@ -9,7 +9,7 @@ from jaxtyping import Float64, Num, UInt8
 from torch import Tensor
 
 from shapefit.grid import block_mean, block_mode, box_above, nearest, pieces
-from shapefit.hounsfield import attenuation_from_hu
+from shapefit.hounsfield import attenuation_from_hu, water_and_bone
 
 NO_STRUCTURE = 255  # number of a voxel that belongs to none
 
@@ -114,6 +114,19 @@ class Volume:
         """
         data = attenuation_from_hu(self.data, energy, threshold, padding, effective_energy, dtype)
         return replace(self, data=data)
+
+    def water_and_bone(
+        self,
+        threshold: float | None = None,
+        padding: float | None = None,
+        effective_energy: float = 70.0,
+    ) -> tuple["Volume", "Volume"]:
+        """Shares by volume of water and of cortical bone in a CT in HU; their line integrals are mm of each.
+
+        Arguments and errors are those of `attenuation`, whose two parts these are.
+        """
+        water, bone = water_and_bone(self.data, effective_energy, threshold, padding)
+        return replace(self, data=water), replace(self, data=bone)
 
     def with_structures(self, labels: "Volume", structures: Mapping[str, int]) -> "Volume":
         """The same values, divided into the structures of a label map: a channel each, in that order.

@@ -56,12 +56,7 @@ def simulate_view(
     materials = [Bone(exposure.shell)] * count if materials is None else list(materials)
     if len(materials) != count:
         raise ValueError(f"{count} structures need as many materials, got {len(materials)}")
-    low, high = points.amin(0), points.amax(0)
-    parts = [_ellipsoid((low + high) / 2, (high - low) / 2 * torch.tensor([1.25, 1.45, 1.9]))]
-    for _ in range(exposure.gas):
-        place = torch.from_numpy(rng.uniform(-0.45, 0.45, 3)) * (high - low) + (low + high) / 2
-        parts.append(_ellipsoid(place, torch.from_numpy(rng.uniform(5, 18, 3))))
-    for n, (more, more_faces) in enumerate(parts):
+    for n, (more, more_faces) in enumerate(body_and_gas(points.amin(0), points.amax(0), exposure.gas, rng)):
         faces = torch.cat([faces, more_faces + len(points)])
         points = torch.cat([points, more])
         structure = torch.cat([structure, torch.full_like(more_faces[:, 0], count + min(n, 1))])
@@ -73,12 +68,30 @@ def simulate_view(
         [*[count] * len(materials), -1, *[count] * gas],
         Detector(blur=exposure.blur * float(camera.delx)),
     )[0, 0].numpy()  # fmt: skip
-    through = through / np.median(through)
     # one stream of random numbers for the body, the noise and the display
+    return View(exposed(through, exposure, rng), camera, world_from_camera.double())
+
+
+def body_and_gas(
+    low: Float[Tensor, "3"], high: Float[Tensor, "3"], gas: int, rng: np.random.Generator
+) -> list[tuple[Float[Tensor, "V 3"], Int[Tensor, "F 3"]]]:
+    """Vertices and faces of the body around bones in the box from `low` to `high` (mm), then of its gas."""
+    parts = [_ellipsoid((low + high) / 2, (high - low) / 2 * torch.tensor([1.25, 1.45, 1.9]))]
+    for _ in range(gas):
+        place = torch.from_numpy(rng.uniform(-0.45, 0.45, 3)) * (high - low) + (low + high) / 2
+        parts.append(_ellipsoid(place, torch.from_numpy(rng.uniform(5, 18, 3))))
+    return parts
+
+
+def exposed(
+    through: Float[np.ndarray, "H W"], exposure: Exposure, rng: np.random.Generator
+) -> Float[Tensor, "H W"]:
+    """A signal as an automatic exposure counts it and a display shows it: noisy, in [0, 1], gamma unknown."""
+    through = through / np.median(through)
     counts = np.maximum(rng.poisson(exposure.photons * through), 1) if exposure.photons else through
     # the display: the median at a mid grey, air saturated, exponent unknown
     shown = (0.45 * (counts / np.median(counts)) ** rng.uniform(*exposure.gamma)).clip(0, 1)
-    return View(torch.from_numpy(shown.astype(np.float32)), camera, world_from_camera.double())
+    return torch.from_numpy(shown.astype(np.float32))
 
 
 def _ellipsoid(center: Tensor, radii: Tensor) -> tuple[Tensor, Tensor]:
