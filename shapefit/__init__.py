@@ -51,6 +51,18 @@ if TYPE_CHECKING:
     from shapefit.materials import attenuation_coefficient
     from shapefit.metrics import compare, tabulate
     from shapefit.mode_count import cross_validation, parallel_analysis
+    from shapefit.registration_metrics import (
+        capture_range,
+        gross_failure_rate,
+        mean_projection_error,
+        mean_reprojection_distance,
+        mtre,
+        registration_errors,
+        registration_table,
+        rotation_error,
+        success_rate,
+        translation_error,
+    )
     from shapefit.render.mesh import render_depths, render_mesh
     from shapefit.render.radiograph import ct_paths, render_radiograph, simulate_radiograph
     from shapefit.render.signal import Detector, attenuation, detector_blur, detector_signal, poisson_noise
@@ -124,6 +136,18 @@ _HOME = {
     "materials": ["attenuation_coefficient"],
     "metrics": ["compare", "tabulate"],
     "mode_count": ["cross_validation", "parallel_analysis"],
+    "registration_metrics": [
+        "capture_range",
+        "gross_failure_rate",
+        "mean_projection_error",
+        "mean_reprojection_distance",
+        "mtre",
+        "registration_errors",
+        "registration_table",
+        "rotation_error",
+        "success_rate",
+        "translation_error",
+    ],
     "render.mesh": ["render_depths", "render_mesh"],
     "render.radiograph": ["ct_paths", "render_radiograph", "simulate_radiograph"],
     "render.signal": ["Detector", "attenuation", "detector_blur", "detector_signal", "poisson_noise"],

@@ -1,4 +1,4 @@
-"""Measures in images and of poses: overlap of shadows, what a detector covers, how far a camera is off."""
+"""Measures in images: overlap of shadows, what a detector covers."""
 
 from collections.abc import Sequence
 
@@ -45,30 +45,6 @@ def mask_dice(
         if t.any() or (compared is not None and name in compared):
             dice[name] = 2 * int((p & t).sum()) / total if total else 1.0
     return dice
-
-
-def pose_errors(
-    camera_from_world: Float[Tensor, "4 4"],
-    truth: Float[Tensor, "4 4"],
-    points: Float[Tensor, "N 3"],
-) -> dict[str, float]:
-    """How far a pose is from the true one, as the camera sees it move the given world points (mm).
-
-    `rotation_deg` is the angle between the two; `translation_mm` the shift of the points' mean, `depth_mm`
-    its part along the camera's axis (positive away from the source) and `in_plane_mm` the rest, across it;
-    `mtre_mm` the mean distance over the points (mean target registration error).
-    """
-    found, true = camera_from_world.double(), truth.double()
-    moved = se3.transform(found, points.double()) - se3.transform(true, points.double())
-    shift = moved.mean(0)
-    relative = found[:3, :3] @ true[:3, :3].T
-    return {
-        "rotation_deg": float(torch.rad2deg(se3.rotation_angle(relative))),
-        "translation_mm": float(shift.norm()),
-        "depth_mm": float(shift[2]),
-        "in_plane_mm": float(shift[:2].norm()),
-        "mtre_mm": float(moved.norm(dim=1).mean()),
-    }
 
 
 def in_view(points: Float[np.ndarray, "N 3"], views: Sequence[View]) -> Bool[np.ndarray, " N"]:

@@ -12,8 +12,9 @@ import numpy as np
 import trimesh
 
 from shapefit.alignment import Alignment, align
-from shapefit.image_metrics import in_view, mask_dice, pose_errors
+from shapefit.image_metrics import in_view, mask_dice
 from shapefit.mesh import boundary_edges
+from shapefit.registration_metrics import pose_errors
 from shapefit.settings import EvaluateSettings
 from shapefit.surface_distance import (
     SurfaceSamples,

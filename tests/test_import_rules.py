@@ -28,7 +28,7 @@ FLOORS = [
     | {"anatomy", "topology"},
     {"view", "volume", "surface", "shape_model", "landmarks", "metrics"}
     | {"residual", "calibration", "mode_count"}  # what left-out shapes tell of a model
-    | {"alignment", "image_metrics", "surface_distance"}  # the parts of metrics
+    | {"alignment", "image_metrics", "registration_metrics", "surface_distance"}  # the parts of metrics
     | {"inspection", "inspection_flags"}
     | {"pairs", "registration", "remesh"},  # the parts of correspondence
     {"render", "correspondence", "io"} | {"bones", "template"},
