@@ -35,10 +35,11 @@ def drawn(scene: Scene, rays: int, generator: torch.Generator | None) -> list[Pa
     """Patches of every view: at random places, as many as `rays` pay for, or all over it."""
     settings, parts = scene.settings, []
     for image in scene.seen:
-        if generator is None:
-            pixels = tiles(image, settings.patch)
-        else:
-            pixels = random_patches(image, settings.patch, rays, generator)
+        pixels = (
+            tiles(image, settings.patch)
+            if generator is None
+            else random_patches(image, settings.patch, rays, generator)
+        )
         parts.append(patches(image, pixels, settings.gradient_weight))
     return parts
 
@@ -65,7 +66,7 @@ def losses(scene: Scene, poses: Float64[Tensor, "B 4 4"], compared: list[Patches
 def moved(
     scene: Scene, poses: Float64[Tensor, "*batch 4 4"], twist: Float64[Tensor, "*batch 6"]
 ) -> Float64[Tensor, "*batch 4 4"]:
-    """Poses world_from_bone after a turn about the bone's centre and a shift, in the scene's axes and units."""
+    """Poses world_from_bone after a turn about the bone's centre and a shift, in the scene's units."""
     step = (twist * scene.unit).unflatten(-1, (2, 3)) @ scene.axes.T
     turn = se3.exp(torch.cat([step[..., 0, :], torch.zeros_like(step[..., 0, :])], -1))[..., :3, :3]
     there = se3.transform(poses, scene.centre[None])[..., 0, :]
@@ -124,8 +125,7 @@ def polish(
     gradient = torch.zeros(batch, 6).to(poses)
     for _ in range(steps + 1):
         views = described(scene, moved(scene, trial[:, None], probes).flatten(0, 1), compared)
-        loss, curve, slope = best * 0, hessian * 0, gradient * 0
-        loss = torch.zeros_like(best)
+        loss, curve, slope = torch.zeros_like(best), torch.zeros_like(hessian), torch.zeros_like(gradient)
         for own, part in zip(views, compared, strict=True):
             own = own.unflatten(0, (batch, 7))
             jacobian = ((own[:, 1:] - own[:, :1]) / reach).double()

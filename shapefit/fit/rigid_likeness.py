@@ -68,7 +68,7 @@ def tiles(image: Seen, edge: int) -> Int[Tensor, "P E E"]:
 
 
 def random_patches(image: Seen, edge: int, rays: int, generator: torch.Generator) -> Int[Tensor, "P E E"]:
-    """As many patches at random places as `rays` pay for; `tiles`, if they pay for the whole image, or are 0."""
+    """As many patches at random places as `rays` pay for; `tiles`, where they pay for all or are 0."""
     height, width = image.line.shape
     edge = _fitting(edge, height, width)
     if not 0 < rays < height * width:

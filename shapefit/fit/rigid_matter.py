@@ -1,8 +1,7 @@
-"""What is registered: a CT or a closed mesh, its line integrals, its middle, and whether an X-ray meets it."""
+"""What is registered: a CT or a closed mesh, its line integrals, its middle, whether an X-ray meets it."""
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -21,10 +20,8 @@ from shapefit.settings import RegisterSettings
 from shapefit.view import View
 from shapefit.volume import Volume
 
-CORTEX = attenuation_coefficient(
-    "cortical bone", 60.0
-)  # 1/mm: brings mm of bone to the scale of a CT's lines
-HIGHEST = 2.0  # 1/mm; titanium at 30 keV has 2.3, Hounsfield units are far beyond
+CORTEX = attenuation_coefficient("cortical bone", 60.0)  # 1/mm, scales mm of bone
+HIGHEST = 20.0  # 1/mm, above that of every metal; Hounsfield units are far beyond
 
 
 def matter_of(given: Volume | Mapping[str, trimesh.Trimesh], device: str = "cpu") -> Volume | Bone:
@@ -37,12 +34,12 @@ def matter_of(given: Volume | Mapping[str, trimesh.Trimesh], device: str = "cpu"
         low, high = (float(x) for x in torch.aminmax(data))
         if low < 0 or high > HIGHEST:
             raise ValueError(
-                f"a CT is registered by its attenuation, 0 to {HIGHEST:g} in 1/mm, but this one has {low:g} to "
-                f"{high:g}; are these Hounsfield units? Volume.attenuation converts them"
+                f"a CT is registered by its attenuation, 0 to {HIGHEST:g} in 1/mm, but this one has "
+                f"{low:g} to {high:g}; are these Hounsfield units? Volume.attenuation converts them"
             )
         if high == 0:
             raise ValueError("the CT is empty: every voxel is 0")
-        return _cut(replace(given, data=data.float(), structure=None, names=()), device)
+        return Volume(data.float(), given.world_from_voxel).cropped().to(device)  # rays walk through no air
     if not given:
         raise ValueError("no mesh was given; name at least one structure")
     vertices, faces, structure, offset = [], [], [], 0
@@ -58,31 +55,12 @@ def matter_of(given: Volume | Mapping[str, trimesh.Trimesh], device: str = "cpu"
     ))  # fmt: skip
 
 
-def _cut(volume: Volume, device: str) -> Volume:
-    """The box of voxels that are not 0, so that rays do not walk through air."""
-    slices = []
-    for axis in range(3):
-        others = [n for n in range(3) if n != axis]
-        there = torch.nonzero((volume.data != 0).amax(others)).flatten()
-        slices.append(slice(int(there[0]), int(there[-1]) + 1))
-    begin = torch.tensor([float(s.start) for s in slices] + [1.0], dtype=torch.float64)
-    place = volume.world_from_voxel.clone()
-    place[:, 3] = volume.world_from_voxel @ begin
-    return Volume(volume.data[tuple(slices)].contiguous().to(device), place)
-
-
-def coarser(matter: Volume | Bone, factor: int) -> Volume | Bone:
-    """A CT with the means of factor^3 voxels; a mesh as it is."""
-    if isinstance(matter, Bone) or factor <= 1:
+def coarser(matter: Volume | Bone, size: float) -> Volume | Bone:
+    """A CT with voxels of about `size` mm along each axis, never finer than they are; a mesh as it is."""
+    if isinstance(matter, Bone):
         return matter
-    padded = torch.nn.functional.pad(
-        matter.data, [n for size in reversed(matter.data.shape) for n in (0, -size % factor)]
-    )
-    data = torch.nn.functional.avg_pool3d(padded[None, None], factor)[0, 0]
-    place = matter.world_from_voxel.clone()
-    place[:3, 3] += place[:3, :3].sum(1) * (factor - 1) / 2
-    place[:3, :3] *= factor
-    return Volume(data.contiguous(), place)
+    factors = tuple(max(1, round(size / float(edge))) for edge in matter.spacing)
+    return matter if max(factors) == 1 else matter.downsampled(factors)
 
 
 def line_integrals(
@@ -108,7 +86,7 @@ def line_integrals(
 
 
 def middle(matter: Volume | Bone) -> tuple[Float64[Tensor, "3"], float]:
-    """Centre of mass of a CT, or of a mesh's vertices, in its own mm, and the mean distance from it."""
+    """Centre of mass of a CT, or of a mesh's vertices, in its own mm, and the mean distance from it (mm)."""
     if isinstance(matter, Volume):
         data = (
             coarser(matter, max(1, max(matter.data.shape) // 48)) if max(matter.data.shape) > 96 else matter
@@ -141,9 +119,9 @@ def require_met(matter: Volume | Bone, camera_from_bone: Float[Tensor, "4 4"], v
     depth = se3.transform(pose, corners)[:, 2]
     if not (depth > 0).all():
         raise ValueError(
-            f"{view.name}: at its start the bone reaches {-float(depth.min()):.0f} mm behind the X-ray source "
-            f"(its box is {float(depth.min()):.0f} to {float(depth.max()):.0f} mm in front of it); "
-            "check the camera's pose, or give a start"
+            f"{view.name}: at its start the bone is not in front of the X-ray source: its box lies at "
+            f"depths of {float(depth.min()):.0f} to {float(depth.max()):.0f} mm; check the camera's pose, "
+            "or give a start"
         )
     places = camera.project(pose, corners)
     pitch = (float(camera.delx), float(camera.dely))
@@ -153,7 +131,7 @@ def require_met(matter: Volume | Bone, camera_from_bone: Float[Tensor, "4 4"], v
         for side, gap in ((beyond, low - (size - 0.5)), (before, -0.5 - high)):
             if gap >= 0:
                 raise ValueError(
-                    f"{view.name}: the X-ray misses the bone at its start: its shadow lies {gap:.0f} pixels "
-                    f"({gap * pitch[axis]:.0f} mm on the detector) {side} the image; check the camera's pose, "
-                    "or give a start"
+                    f"{view.name}: the X-ray misses the bone at its start: its shadow lies {gap:.0f} "
+                    f"pixels ({gap * pitch[axis]:.0f} mm on the detector) {side} the image; "
+                    "check the camera's pose, or give a start"
                 )
