@@ -1,4 +1,4 @@
-"""NIfTI and NRRD volumes and label maps. The only place that knows how those files place voxels in space."""
+"""NIfTI and NRRD volumes and label maps, DICOM series. Knows how such files place voxels in space."""
 
 from pathlib import Path
 
@@ -8,6 +8,8 @@ import numpy as np
 import torch
 
 from shapefit.io.atomic import atomic_path
+from shapefit.io.dicom import is_dicom
+from shapefit.io.dicom_series import read_dicom_series
 from shapefit.volume import Volume
 
 NIFTI = (".nii", ".nii.gz")
@@ -33,13 +35,18 @@ def is_volume_path(path: str | Path) -> bool:
 
 
 def read_volume(path: str | Path) -> Volume:
-    """Read a NIfTI or NRRD volume as float32 in world mm RAS.
+    """Read a NIfTI or NRRD volume, or a DICOM series, as float32 in world mm RAS.
 
+    A series is its folder, or any file of it: see `read_dicom_series`.
     Raises ValueError, with the file's name, for a file that is absent or not a volume, has more than
     3 axes, NaN or infinite voxels, or does not say how its voxels lie in space.
     """
-    array, affine = _read(Path(path))
-    return _volume(Path(path), array.astype(np.float32), affine)
+    path = Path(path)
+    if path.is_dir() or (path.is_file() and not is_volume_path(path) and is_dicom(path)):
+        array, affine = read_dicom_series(path)
+    else:
+        array, affine = _read(path)
+    return _volume(path, array.astype(np.float32, copy=False), affine)
 
 
 def read_labels(path: str | Path) -> Volume:
