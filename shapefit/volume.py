@@ -145,7 +145,7 @@ class Volume:
             if label not in there:
                 found = ", ".join(str(value) for value in there if value != 0)
                 raise ValueError(f"label {label} ({name}) is not in the label map, which holds {found}")
-        label_from_voxel = torch.linalg.solve(labels.world_from_voxel, self.world_from_voxel)
+        label_from_voxel = torch.linalg.solve(labels.world_from_voxel.cpu(), self.world_from_voxel.cpu())
         numbered: list[Tensor] = []
         held: set[int] = set()
         for piece in nearest(labels.data, label_from_voxel, tuple(self.data.shape), outside=0):

@@ -269,3 +269,10 @@ def test_pieces_make_no_difference(monkeypatch):
     whole = all_of_it()
     monkeypatch.setattr(shapefit.grid, "PIECE", 30)
     assert all(torch.equal(a, b) for a, b in zip(whole, all_of_it(), strict=True))
+
+
+def test_a_volume_moves_with_all_that_it_knows():
+    structure = torch.zeros(2, 2, 2, dtype=torch.uint8)
+    moved = Volume(torch.ones(2, 2, 2), EYE, structure, ("a",)).to("cpu")
+    assert torch.equal(moved.structure, structure) and moved.names == ("a",)
+    assert Volume(torch.ones(2, 2, 2), EYE).to("cpu").structure is None

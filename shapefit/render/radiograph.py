@@ -97,8 +97,9 @@ def simulate_radiograph(
     ValueError also where no ray meets the CT.
     """
     rng = np.random.default_rng(seed)
-    camera_from_world = se3.inverse(world_from_camera.double())[None]
-    paths = ct_paths(ct, camera_from_world, camera, threshold, padding, method, step, backend).detach()
+    camera_from_world = se3.inverse(world_from_camera.double().cpu())[None]
+    there = camera_from_world.to(ct.data.device)
+    paths = ct_paths(ct, there, camera, threshold, padding, method, step, backend).detach().cpu()
     if not (paths > 0).any():
         raise ValueError("the X-ray misses the CT: no ray meets matter; check the pose and the threshold")
     materials = list(MATERIALS)
@@ -108,8 +109,8 @@ def simulate_radiograph(
         paths, materials = torch.cat([paths, surround], 1), [*materials, "soft tissue"]
     signal = detector_signal(paths, materials, exposure.spectrum)
     signal = detector_blur(signal, exposure.blur * float(camera.delx), camera)
-    picture = exposed(signal[0, 0].double().cpu().numpy(), exposure, rng)
-    return View(picture, camera, world_from_camera.double())
+    picture = exposed(signal[0, 0].double().numpy(), exposure, rng)
+    return View(picture, camera, world_from_camera.double().cpu())
 
 
 def _body_paths(
