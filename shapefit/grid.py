@@ -24,13 +24,27 @@ def block_mean(
     """
     dtype = data.dtype if data.is_floating_point() else torch.float32
     work = torch.promote_types(dtype, torch.float32)
-    means = [block.to(work).mean(-1).to(dtype) for block in _blocks(data, factors, outside)]
-    return torch.cat(means)
+    means = (block.to(work).mean(-1) for block in _blocks(data, factors, outside))
+    return _assembled(means, data, factors, dtype)
 
 
 def block_mode(data: UInt8[Tensor, "I J K"], factors: tuple[int, int, int]) -> UInt8[Tensor, "I2 J2 K2"]:
     """The value of most voxels in each block, the smaller one where two are level; what lacks is 255."""
-    return torch.cat([torch.mode(block, -1).values for block in _blocks(data, factors, 255)])
+    modes = (torch.mode(block, -1).values for block in _blocks(data, factors, 255))
+    return _assembled(modes, data, factors, torch.uint8)
+
+
+def _assembled(
+    rows: Iterator[Tensor], data: Tensor, factors: tuple[int, int, int], dtype: torch.dtype
+) -> Tensor:
+    # filled as it comes: results kept beside temporaries would leave holes in memory, and more than double it
+    shape = [-(-size // factor) for size, factor in zip(data.shape, factors, strict=True)]
+    whole = torch.empty(shape, dtype=dtype, device=data.device)
+    at = 0
+    for part in rows:
+        whole[at : at + len(part)] = part
+        at += len(part)
+    return whole
 
 
 def _blocks(data: Tensor, factors: tuple[int, int, int], outside: float | int) -> Iterator[Tensor]:

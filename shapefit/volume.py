@@ -146,21 +146,21 @@ class Volume:
                 found = ", ".join(str(value) for value in there if value != 0)
                 raise ValueError(f"label {label} ({name}) is not in the label map, which holds {found}")
         label_from_voxel = torch.linalg.solve(labels.world_from_voxel.cpu(), self.world_from_voxel.cpu())
-        numbered: list[Tensor] = []
+        structure = torch.full(self.data.shape, NO_STRUCTURE, dtype=torch.uint8, device=labels.data.device)
         held: set[int] = set()
+        done = 0
         for piece in nearest(labels.data, label_from_voxel, tuple(self.data.shape), outside=0):
-            numbers = torch.full(piece.shape, NO_STRUCTURE, dtype=torch.uint8, device=piece.device)
+            numbers = structure[done : done + len(piece)]
             for number, label in enumerate(structures.values()):
                 numbers[piece == label] = number
             held |= set(torch.unique(numbers).tolist())
-            numbered.append(numbers)
+            done += len(piece)
         for number, (name, label) in enumerate(structures.items()):
             if number not in held:
                 raise ValueError(
                     f"label {label} ({name}) lies nowhere on the volume: are both of one patient and frame?"
                 )
-        structure = torch.cat(numbered).to(self.data.device)
-        return replace(self, structure=structure, names=tuple(structures))
+        return replace(self, structure=structure.to(self.data.device), names=tuple(structures))
 
     def downsampled(self, factor: int | tuple[int, int, int], outside: float = 0.0) -> "Volume":
         """The mean over blocks of voxels, `factor` along each axis, at the blocks' centres.
