@@ -27,6 +27,13 @@ def test_a_volume_comes_back_where_it_was(tmp_path, suffix, flip):
     assert torch.allclose(back.world_from_voxel, oblique(flip), atol=1e-4)  # NIfTI keeps float32
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_floats_of_any_length_are_written_as_float32(tmp_path, dtype):
+    data = torch.randn(2, 3, 4).to(dtype)
+    write_volume(tmp_path / "ct.nrrd", Volume(data, oblique()))
+    assert torch.equal(read_volume(tmp_path / "ct.nrrd").data, data.float())
+
+
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
 def test_labels_come_back_as_whole_numbers(tmp_path, suffix):
     for largest, kind in ((3, torch.uint8), (70000, torch.int32)):

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from shapefit.io.volume import read_labels
 from shapefit.volume import Volume
 
 EYE = torch.eye(4, dtype=torch.float64)
@@ -276,3 +277,15 @@ def test_a_volume_moves_with_all_that_it_knows():
     moved = Volume(torch.ones(2, 2, 2), EYE, structure, ("a",)).to("cpu")
     assert torch.equal(moved.structure, structure) and moved.names == ("a",)
     assert Volume(torch.ones(2, 2, 2), EYE).to("cpu").structure is None
+
+
+def test_a_real_label_map_names_every_voxel_that_it_labels(data_dir):
+    folder = data_dir / "ct"
+    labels = read_labels(folder / "pelvis_windowed_label.nii.gz")
+    ct = Volume.from_file(folder / "pelvis_windowed.nii.gz")
+    named = ct.with_structures(labels, {"sacrum": 1, "hip_left": 2, "hip_right": 3})
+    for number, label in enumerate((1, 2, 3)):
+        assert torch.equal(named.structure == number, labels.data == label)
+    # on a coarser grid the bones are as large, to within what a voxel cuts off
+    coarse = ct.downsampled(2).with_structures(labels, {"sacrum": 1})
+    assert int((coarse.structure == 0).sum()) * 8 == pytest.approx(int((labels.data == 1).sum()), rel=0.05)

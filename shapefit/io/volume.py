@@ -71,12 +71,14 @@ def read_label_layers(path: str | Path) -> list[Volume]:
 def write_volume(path: str | Path, volume: Volume) -> None:
     """Write NIfTI (.nii, .nii.gz) or NRRD (.nrrd) by suffix, in RAS mm; whole or not at all.
 
-    Integers keep their type (int64 becomes int32); floats are written as float32.
+    Integers keep their type (int64 becomes int32); floats are written as float32. The structure is
+    not written: it is a label map of its own.
     """
     path = Path(path)
-    array = volume.data.detach().cpu().numpy()
-    kind = np.float32 if array.dtype.kind == "f" else (np.int32 if array.dtype == np.int64 else array.dtype)
-    array, affine = array.astype(kind), volume.world_from_voxel.cpu().numpy()
+    data = volume.data.detach().cpu()
+    array = (data.float() if data.is_floating_point() else data).numpy()
+    array = array.astype(np.int32) if array.dtype == np.int64 else array
+    affine = volume.world_from_voxel.detach().cpu().numpy()
     name = path.name.lower()
     if name.endswith(NIFTI):
         image = nibabel.Nifti1Image(array, affine)
