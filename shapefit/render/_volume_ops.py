@@ -11,6 +11,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+FARTHEST = 1e9  # voxels from the volume's corner to the source: beyond it, float64 loses the voxel
+
 
 def _twin(name: str) -> ModuleType:
     """The kernels' module, loaded when it is first asked for."""
@@ -36,6 +38,7 @@ def line_integral(
     For sources (B, 3) and directions (B, 3, 3) in voxel coordinates, the rays' pixels (N,) as flat indices
     into rows of `width`, or None for all in order, and mm along each ray for each mm of depth.
     """
+    _require_rays(source, direction)
     scene = (data, structure, source, direction, pixels, lengths)
     return _twin(twin).line_integral(*_detached(scene), width, count, method, step)
 
@@ -76,6 +79,23 @@ def line_integral_ray_gradient(
     """Gradients of sum(grad * line_integral) in the sources (B, 3) and the directions (B, 3, 3)."""
     scene = (grad.contiguous(), data, structure, source, direction, pixels, lengths)
     return _twin(twin).line_integral_ray_gradient(*_detached(scene), width, method, step)
+
+
+def require_pixels(pixels: Tensor, count: int) -> None:
+    """Raise ValueError for pixels that are not among the `count` of the image."""
+    if len(pixels) and not (pixels.min() >= 0 and pixels.max() < count):
+        named = f"{int(pixels.min())} to {int(pixels.max())}"
+        raise ValueError(f"pixels name {named}, and the image has {count}, from 0")
+
+
+def _require_rays(source: Tensor, direction: Tensor) -> None:
+    for b in range(len(source)):
+        largest = float(torch.cat([source[b], direction[b].flatten()]).abs().amax())
+        if not largest < FARTHEST:
+            raise ValueError(
+                f"view {b}: the source or its rays lie {largest:g} voxels from the volume: "
+                "see the pose, the camera and the volume's affine"
+            )
 
 
 def _detached(tensors: tuple[Tensor | None, ...]) -> list[Tensor | None]:

@@ -107,8 +107,8 @@ def _rule(data, source, direction, s, d, method, step):
     """Nodes and weights (N, M) of the integral over depth."""
     if method == "raymarch":
         corners = torch.tensor(list(itertools.product(*[(-1.0, float(n)) for n in data.shape]))).to(s)
-        deepest = torch.linalg.solve(direction, (corners - source).T)[2].max()
-        nodes = (torch.arange(max(0, int(deepest / step + 1))).to(s) + 0.5) * step
+        reached = torch.linalg.solve(direction, (corners - source).T)[2].clamp(min=0) / step
+        nodes = (torch.arange(int(reached.min()), int(reached.max()) + 1).to(s) + 0.5) * step
         return nodes.expand(len(d), -1), torch.full_like(nodes, step).expand(len(d), -1)
     depth, _ = _crossings(data, s, d, method)
     middle, length = (depth[:, 1:] + depth[:, :-1]) / 2, depth.diff()

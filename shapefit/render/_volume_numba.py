@@ -1,0 +1,283 @@
+"""The volume kernels on the CPU: the formulas of `_volume_torch`, one ray at a time.
+
+A ray walks along the axis w on which it runs fastest. Between two planes of w it crosses at most one plane of
+each of the other axes, u and v: their places are linear in w, with slopes of at most 1, so that rays along
+an axis are no exception. A walk lists the cells, and short loops turn the list into an image or a gradient.
+Threads share out tiles of pixels, or layers of the volume for its gradient: every sum has one order, and the
+result the same bits for any number of them.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numba import njit, prange
+from torch import Tensor
+
+from shapefit.render import _volume_sums_numba as sums
+from shapefit.render._volume_cells_numba import (
+    EXACT,
+    fastest,
+    gauss_nodes,
+    march_nodes,
+    march_samples,
+    walk,
+)
+from shapefit.render._volume_torch import METHODS
+
+TILE = 16  # pixels along the edge of a tile: its rays share what they load of the volume
+RAYS = TILE * TILE  # that a thread takes at a time
+LAYERS = 32  # of the volume, for its gradient
+SIDDON, TRILINEAR, _ = range(len(METHODS))
+
+
+def line_integral(
+    data: Tensor,
+    structure: Tensor | None,
+    source: Tensor,
+    direction: Tensor,
+    pixels: Tensor | None,
+    lengths: Tensor,
+    width: int,
+    count: int,
+    method: str,
+    step: float,
+) -> Tensor:
+    """Integrals (B, C, N) over depth, times lengths (N,), of a volume (I, J, K) in C = count structures."""
+    image = torch.zeros(len(source), count, len(lengths), dtype=lengths.dtype)
+    rays = _rays(source, direction, pixels, lengths, width)
+    _render(*_volume(data, structure), *rays, METHODS.index(method), step, image.numpy())
+    return image
+
+
+def line_integral_data_gradient(
+    grad: Tensor,
+    data: Tensor,
+    structure: Tensor | None,
+    source: Tensor,
+    direction: Tensor,
+    pixels: Tensor | None,
+    lengths: Tensor,
+    width: int,
+    method: str,
+    step: float,
+) -> Tensor:
+    """Gradient (I, J, K) of sum(grad * line_integral) in the volume: the weight of each voxel."""
+    gradient = torch.zeros(data.shape, dtype=torch.promote_types(data.dtype, torch.float32))
+    rays = _rays(source, direction, pixels, lengths, width)
+    _, structures, sizes = _volume(data, structure)
+    # rays that run along the layers stay in one or two of them
+    axis = int(direction[:, :, 2].abs().sum(0).argmin()) if len(source) else 0
+    _weigh(
+        grad.numpy(), gradient.view(-1).numpy(), structures, sizes, *rays, METHODS.index(method), step, axis
+    )
+    return gradient.to(data.dtype)
+
+
+def line_integral_ray_gradient(
+    grad: Tensor,
+    data: Tensor,
+    structure: Tensor | None,
+    source: Tensor,
+    direction: Tensor,
+    pixels: Tensor | None,
+    lengths: Tensor,
+    width: int,
+    method: str,
+    step: float,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of sum(grad * line_integral) in the sources (B, 3) and the directions (B, 3, 3)."""
+    rays = _rays(source, direction, pixels, lengths, width)
+    parts = np.zeros((len(source), -(-len(lengths) // RAYS), 3, 4))
+    _lean(grad.numpy(), *_volume(data, structure), *rays, METHODS.index(method), step, parts)
+    total = torch.from_numpy(parts.sum(1))
+    return total[:, :, 3].clone(), total[:, :, :3].clone()
+
+
+def _volume(data, structure):
+    """The voxels in a row; halves as their bits, which Numba takes, and what it does not know as float32."""
+    if data.dtype in (torch.bfloat16, torch.uint16, torch.uint32, torch.uint64):
+        data = data.float()
+    flat = data.contiguous().view(-1)
+    flat = (flat.view(torch.uint16) if data.dtype == torch.float16 else flat).numpy()
+    return flat, None if structure is None else structure.contiguous().view(-1).numpy(), tuple(data.shape)
+
+
+def _rays(source, direction, pixels, lengths, width):
+    """Sources, directions, each ray's place in the results and its pixel in the order of work, lengths."""
+    if pixels is None:
+        place = pixel = _tiles(len(lengths), width)
+    else:
+        place, pixel = np.arange(len(pixels), dtype=np.int32), pixels.to(torch.int32).numpy()
+    return source.contiguous().numpy(), direction.contiguous().numpy(), place, pixel, lengths.numpy(), width
+
+
+@lru_cache(maxsize=4)
+def _tiles(count, width):
+    """All pixels, tile by tile."""
+    i, j = np.divmod(np.arange(count, dtype=np.int32), width)
+    return np.lexsort((j, i, j // TILE, i // TILE)).astype(np.int32)
+
+
+@njit(**EXACT)
+def _lattice(sizes, method):
+    """What is added to voxel coordinates so that cells lie between integers; the box of all cells."""
+    shift = 0.5 if method == SIDDON else 0.0
+    low, high = np.empty(3), np.empty(3)
+    for axis in range(3):
+        low[axis], high[axis] = (0.0 if method == SIDDON else -1.0), float(sizes[axis])
+    return shift, low, high
+
+
+@njit(**EXACT)
+def _aim(direction, pixel, width, ray):
+    """The ray's direction: voxels per mm of depth."""
+    i, j = pixel // width, pixel % width
+    for axis in range(3):
+        ray[axis] = direction[axis, 0] * j + direction[axis, 1] * i + direction[axis, 2]
+
+
+@njit(parallel=True, **EXACT)
+def _render(flat, structure, sizes, source, direction, place, pixel, lengths, width, method, step, image):
+    parts = -(-len(place) // RAYS)
+    for job in prange(len(source) * parts):
+        b, part = job // parts, slice(job % parts * RAYS, (job % parts + 1) * RAYS)
+        rays = place[part], pixel[part], lengths, width
+        _render_part(flat, structure, sizes, source[b], direction[b], rays, method, step, image[b])
+
+
+@njit(**EXACT)
+def _render_part(flat, structure, sizes, source, direction, rays, method, step, image):
+    place, pixel, lengths, width = rays
+    shift, low, high = _lattice(sizes, method)
+    start, ray, total = source + shift, np.empty(3), np.empty(len(image))
+    cells, ends, crossed, nodes = _lists(sizes)
+    for o in range(len(place)):
+        n, p = place[o], pixel[o]
+        _aim(direction, p, width, ray)
+        total[:] = 0.0
+        if method == SIDDON:
+            m = walk(start, ray, low, high, cells, ends, crossed)
+            sums.of_cells(flat, structure, sizes, cells, ends, m, abs(1.0 / ray[fastest(ray)]), total)
+        else:
+            begin, end, per = _samples(start, ray, low, high, method, step)
+            while begin < end:
+                m = _nodes(start, ray, low, high, method, step, begin, end, cells, ends, crossed, nodes)
+                sums.of_nodes(flat, structure, sizes, cells, nodes, m, per, total)
+                begin += len(cells)
+        for c in range(len(total)):
+            image[c, n] = total[c] * lengths[n]
+
+
+@njit(parallel=True, **EXACT)
+def _lean(
+    grad, flat, structure, sizes, source, direction, place, pixel, lengths, width, method, step, sum_of
+):
+    """Sums (3, 4) over the rays of each part: of the slope with depth times (j, i, 1), and of the slope."""
+    parts = sum_of.shape[1]
+    for job in prange(len(source) * parts):
+        b, part = job // parts, slice(job % parts * RAYS, (job % parts + 1) * RAYS)
+        rays = place[part], pixel[part], lengths, width
+        total = sum_of[b, job % parts]
+        _lean_part(grad[b], flat, structure, sizes, source[b], direction[b], rays, method, step, total)
+
+
+@njit(**EXACT)
+def _lean_part(grad, flat, structure, sizes, source, direction, rays, method, step, total):
+    place, pixel, lengths, width = rays
+    shift, low, high = _lattice(sizes, method)
+    start, ray, each, slope = source + shift, np.empty(3), np.empty(len(grad)), np.empty((2, 3))
+    cells, ends, crossed, nodes = _lists(sizes)
+    for o in range(len(place)):
+        n, p = place[o], pixel[o]
+        _aim(direction, p, width, ray)
+        slope[:] = 0.0
+        for c in range(len(each)):
+            each[c] = grad[c, n] * lengths[n]
+        if method == SIDDON:
+            m = walk(start, ray, low, high, cells, ends, crossed)
+            sums.slope_of_cells(flat, structure, each, sizes, start, ray, cells, ends, crossed, m, slope)
+        else:
+            begin, end, per = _samples(start, ray, low, high, method, step)
+            while begin < end:
+                m = _nodes(start, ray, low, high, method, step, begin, end, cells, ends, crossed, nodes)
+                sums.slope_of_nodes(flat, structure, each, sizes, cells, nodes, m, per, slope)
+                begin += len(cells)
+        i, j = p // width, p % width
+        for axis in range(3):
+            total[axis, 0] += slope[1, axis] * j
+            total[axis, 1] += slope[1, axis] * i
+            total[axis, 2] += slope[1, axis]
+            total[axis, 3] += slope[0, axis]
+
+
+@njit(parallel=True, **EXACT)
+def _weigh(
+    grad, gradient, structure, sizes, source, direction, place, pixel, lengths, width, method, step, axis
+):
+    """Add every ray's weights to the voxels. Even layers and odd ones take turns: neighbours share voxels."""
+    first = 0 if method == SIDDON else -1
+    layers = max(1, min(LAYERS, (sizes[axis] - first) // 2))
+    for turn in range(2):
+        for job in prange((layers - turn + 1) // 2):
+            layer, cut = 2 * job + turn, sizes[axis] - first
+            within = axis, first + cut * layer // layers, first + cut * (layer + 1) // layers
+            rays = place, pixel, lengths, width
+            for b in range(len(source)):
+                _weigh_layer(
+                    grad[b], gradient, structure, sizes, source[b], direction[b], rays, method, step, within
+                )
+
+
+@njit(**EXACT)
+def _weigh_layer(grad, gradient, structure, sizes, source, direction, rays, method, step, within):
+    place, pixel, lengths, width = rays
+    shift, low, high = _lattice(sizes, method)
+    low[within[0]], high[within[0]] = within[1], within[2]  # of one layer alone
+    start, ray, each = source + shift, np.empty(3), np.empty(len(grad))
+    cells, ends, crossed, nodes = _lists(sizes)
+    for o in range(len(place)):
+        n, p = place[o], pixel[o]
+        _aim(direction, p, width, ray)
+        for c in range(len(each)):
+            each[c] = grad[c, n] * lengths[n]
+        if method == SIDDON:
+            m = walk(start, ray, low, high, cells, ends, crossed)
+            sums.spread_cells(gradient, structure, each, sizes, cells, ends, m, abs(1.0 / ray[fastest(ray)]))
+        else:
+            begin, end, per = _samples(start, ray, low, high, method, step)
+            while begin < end:
+                m = _nodes(start, ray, low, high, method, step, begin, end, cells, ends, crossed, nodes)
+                sums.spread_nodes(gradient, structure, each, sizes, cells, nodes, m, per)
+                begin += len(cells)
+
+
+@njit(**EXACT)
+def _lists(sizes):
+    """Room for the longest walk: it crosses at most 3 cells in each layer. And for the nodes in them."""
+    most = 3 * (max(sizes) + 2)
+    return (
+        np.empty((most, 3), np.int32),
+        np.empty(most + 1),
+        np.empty(most + 1, np.int8),
+        np.empty((2 * most, 5)),
+    )
+
+
+@njit(**EXACT)
+def _samples(source, direction, low, high, method, step):
+    """The first sample of a march and one after the last, a walk being one; how many nodes to a cell."""
+    if method == TRILINEAR:
+        return 0, 1, 2
+    begin, end = march_samples(source, direction, low, high, step)
+    return begin, end, 1
+
+
+@njit(**EXACT)
+def _nodes(source, direction, low, high, method, step, begin, end, cells, ends, crossed, nodes):
+    """The nodes of a ray; of a march, as many as there is room for."""
+    if method == TRILINEAR:
+        m = walk(source, direction, low, high, cells, ends, crossed)
+        return gauss_nodes(source, direction, m, cells, ends, nodes)
+    end = min(end, begin + len(cells))
+    return march_nodes(source, direction, low, high, step, begin, end, cells, nodes)
