@@ -11,8 +11,8 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from shapefit import se3
-from shapefit.fit.rigid_descent import Scene, drawn, losses, polish
-from shapefit.fit.rigid_likeness import agreement
+from shapefit.fit.rigid_descent import Scene, descend, drawn, losses
+from shapefit.fit.rigid_likeness import Patches, agreement, features
 from shapefit.fit.rigid_matter import line_integrals
 from shapefit.fit.rigid_scene import Problem, posed_problem, scene_at, spread
 from shapefit.settings import RegisterSettings
@@ -34,7 +34,7 @@ class RigidFit:
     converged: bool
     reason: str  # why, in words
     history: list[dict]  # stage, step, loss, and the best candidate's pose: world_from_bone as rows
-    candidates: list[dict]  # the finalists: start, loss on the whole fine image, world_from_bone; best first
+    candidates: list[dict]  # winner and finalists: start, loss on fine patches, world_from_bone; best first
     seconds: float
 
 
@@ -55,8 +55,8 @@ def register_views(
     in Hounsfield units or empty, meshes that are open, an `init` that is not rigid, and a bone that an
     X-ray misses at its start.
     Method: starts spread by Sobol's sequence are judged by the correlation of values and slopes in patches of
-    the coarse images; the best descend side by side by damped Gauss-Newton steps, the better of them go on
-    to finer images, with rays at random patches alone until the winner is known.
+    the coarse images; the best descend side by side, by exact gradients in the metric of Gauss and Newton,
+    and the better of them go on to finer images, where only rays of random patches are drawn.
     """
     began = time.monotonic()
     settings = settings or RegisterSettings()
@@ -67,29 +67,25 @@ def register_views(
     history: list[dict] = []
     scene = scene_at(problem, settings.pixels[0])
     poses = spread(problem, scene)
-    order = torch.arange(len(poses))
-    everyone, started = poses, order
+    order, fallen, fallen_order = torch.arange(len(poses)), poses[:0], torch.arange(0)
     for n, name in enumerate(STAGES):
-        report(f"{name} images", (0.05, 0.4, 0.7)[n])
+        report(f"{name} images", (0.05, 0.35, 0.6)[n])
         scene = scene_at(problem, settings.pixels[n])
-        count = (*settings.finalists, 1)[n]
-        keep = _judged(scene, poses).argsort()[:count]
-        poses, order = poses[keep], order[keep.cpu()]
-        if n == 1:
-            everyone, started = poses, order
-        track: list[tuple[float, Tensor]] = []
         compared = drawn(scene, settings.rays[n], generator)
-        poses, _ = polish(scene, poses, settings.steps[n], compared, track)
+        rank = _judged(scene, poses, compared).argsort()
+        keep, rest = rank.split([count := min(len(rank), (*settings.finalists, 1)[n]), len(rank) - count])
+        if n > 0:
+            fallen, fallen_order = (
+                torch.cat([fallen, poses[rest]]),
+                torch.cat([fallen_order, order[rest.cpu()]]),
+            )
+        track: list[tuple[float, Tensor]] = []
+        poses, order = descend(scene, poses[keep], settings.steps[n], compared, track)[0], order[keep.cpu()]
         history += [
             {"stage": name, "step": k, "loss": loss, "world_from_bone": pose.tolist()}
             for k, (loss, pose) in enumerate(track)
         ]
-        if n == 1:
-            everyone = poses
-    others = started != order[0]
-    candidates = _candidates(
-        scene, torch.cat([poses, everyone[others.to(poses.device)]]), torch.cat([order, started[others]])
-    )
+    candidates = _candidates(scene, torch.cat([poses, fallen]), torch.cat([order, fallen_order]), compared)
     report("done", 1.0)
     return _result(problem, scene, poses[0], history, candidates, time.monotonic() - began)
 
@@ -109,17 +105,18 @@ def likeness(
     """
     problem = posed_problem(matter, views, settings or RegisterSettings(), poses[0])
     scene = scene_at(problem, pixels)
-    return _judged(scene, poses.double().to(problem.start.device)).float().cpu()
+    return _judged(scene, poses.double().to(problem.start.device), drawn(scene, 0)).float().cpu()
 
 
 @torch.no_grad()
-def _judged(scene: Scene, poses: Float64[Tensor, "B 4 4"]) -> Float[Tensor, "B"]:
-    compared = drawn(scene, 0, None)
+def _judged(scene: Scene, poses: Float64[Tensor, "B 4 4"], compared: list[Patches]) -> Float[Tensor, "B"]:
     return torch.cat([losses(scene, some, compared).mean(1) for some in poses.split(TOGETHER)])
 
 
-def _candidates(scene: Scene, poses: Float64[Tensor, "B 4 4"], starts: Tensor) -> list[dict]:
-    loss = _judged(scene, poses)
+def _candidates(
+    scene: Scene, poses: Float64[Tensor, "B 4 4"], starts: Tensor, compared: list[Patches]
+) -> list[dict]:
+    loss = _judged(scene, poses, compared)
     return [
         {"start": int(starts[k]), "loss": float(loss[k]), "world_from_bone": poses[k].tolist()}
         for k in loss.argsort().tolist()
@@ -135,15 +132,19 @@ def _result(
     candidates: list[dict],
     seconds: float,
 ) -> RigidFit:
-    settings, compared, terms = scene.settings, drawn(scene, 0, None), []
-    loss = losses(scene, pose[None], compared)[0]
-    for image, camera_from_world, part in zip(scene.seen, scene.camera_from_world, compared, strict=True):
+    settings, loss, terms = scene.settings, [], []
+    for image, camera_from_world, part in zip(
+        scene.seen, scene.camera_from_world, drawn(scene, 0), strict=True
+    ):
         there = (camera_from_world @ pose)[None]
         lines = line_integrals(scene.matter, there, image.camera, part.pixels.flatten(), settings)
-        terms.append({"agreement": agreement(lines.view(part.pixels.shape), part, settings.gradient_weight)})
+        values = lines.view(1, *part.pixels.shape)
+        own = features(values, part.valid, settings.gradient_weight)[0]
+        loss.append(float(1 - own @ part.features))
+        terms.append({"agreement": agreement(values[0], part, settings.gradient_weight)})
     converged, reason = _verdict(problem, pose, [term["agreement"] for term in terms])
     return RigidFit(
-        pose.cpu(), se3.inverse(scene.camera_from_world).cpu(), [float(x) for x in loss], terms,
+        pose.cpu(), se3.inverse(scene.camera_from_world).cpu(), loss, terms,
         converged, reason, history, candidates, seconds,
     )  # fmt: skip
 

@@ -18,6 +18,11 @@ from shapefit.fit.start import Bone
 from shapefit.settings import RegisterSettings
 from shapefit.volume import Volume
 
+PROBE = 0.1  # units over which the features' change is taken
+RENEWED = 3  # steps for which a curvature serves
+LONGEST = 1.5  # units, the longest step
+SETTLED = 1e-6  # change of the loss that ends a descent
+
 
 class Scene(NamedTuple):
     """A bone and its X-rays at one resolution."""
@@ -31,7 +36,7 @@ class Scene(NamedTuple):
     settings: RegisterSettings
 
 
-def drawn(scene: Scene, rays: int, generator: torch.Generator | None) -> list[Patches]:
+def drawn(scene: Scene, rays: int, generator: torch.Generator | None = None) -> list[Patches]:
     """Patches of every view: at random places, as many as `rays` pay for, or all over it."""
     settings, parts = scene.settings, []
     for image in scene.seen:
@@ -80,71 +85,60 @@ def descend(
     scene: Scene,
     poses: Float64[Tensor, "B 4 4"],
     steps: int,
-    rate: float,
-    rays: int,
-    generator: torch.Generator,
+    compared: list[Patches],
     track: list[tuple[float, Tensor]],
-) -> Float64[Tensor, "B 4 4"]:
-    """Adam (Kingma & Ba 2015) on tangent steps with a cosine schedule, every step on patches of its own."""
-    twist = torch.zeros(len(poses), 6, dtype=torch.float64, device=poses.device, requires_grad=True)
-    optimizer = torch.optim.Adam([twist], lr=rate, betas=(0.8, 0.95))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=0.1 * rate)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        each = losses(scene, moved(scene, poses, twist), drawn(scene, rays, generator)).mean(1)
-        each.sum().backward()
-        best = int(each.argmin())
-        track.append((float(each[best]), moved(scene, poses, twist)[best].detach()))
-        optimizer.step()
-        schedule.step()
-    with torch.no_grad():
-        return moved(scene, poses, twist)
+) -> tuple[Float64[Tensor, "B 4 4"], Float64[Tensor, "B"]]:
+    """Gradient descent in the metric of Gauss and Newton, damped (Levenberg 1944, Marquardt 1963).
+
+    The gradient is the renderer's own, exact at every step. The curvature follows from how the features
+    change: they have almost constant length, so that the loss is half the squared distance of two vectors.
+    It is renewed every few steps, by one picture per direction. A step that does not lower the loss is taken
+    back. Returns the best poses and their losses; `track` takes the least loss of each step and its pose.
+    """
+    batch, curvature = len(poses), torch.eye(6).to(poses).repeat(len(poses), 1, 1)
+    best, gradient = torch.full((batch,), torch.inf).to(poses), torch.zeros(batch, 6).to(poses)
+    damping, trial, renewed = torch.full((batch,), 1e-2).to(poses), poses, -RENEWED
+    for k in range(steps + 1):
+        loss, slope = _slope(scene, trial, compared)
+        better = loss < best  # never where the loss is not a number
+        settled = better & (best - loss < SETTLED)
+        poses = torch.where(better[:, None, None], trial, poses)
+        gradient = torch.where(better[:, None], slope, gradient)
+        best = torch.where(better, loss, best)
+        damping = torch.where(better, damping / 4, damping * 8).clamp(1e-6, 1e8)
+        winner = int(best.argmin())
+        track.append((float(best[winner]), poses[winner]))
+        if k == steps or (settled | (damping > 1e4)).all():
+            break
+        if k - renewed >= RENEWED:
+            curvature, renewed = _curvature(scene, poses, compared), k
+        ridge = damping[:, None] * curvature.diagonal(dim1=1, dim2=2) + 1e-6
+        step = -torch.linalg.solve(curvature + torch.diag_embed(ridge), gradient)
+        step = step / (step.norm(dim=1, keepdim=True) / LONGEST).clamp(min=1)
+        trial = moved(scene, poses, step)
+    return poses, best
+
+
+def _slope(
+    scene: Scene, poses: Float64[Tensor, "B 4 4"], compared: list[Patches]
+) -> tuple[Float64[Tensor, "B"], Float64[Tensor, "B 6"]]:
+    """Loss, mean over the views, and its gradient in a step's twist."""
+    twist = torch.zeros(len(poses), 6).to(poses).requires_grad_()
+    with torch.enable_grad():
+        loss = losses(scene, moved(scene, poses, twist), compared).double().mean(1)
+        (gradient,) = torch.autograd.grad(loss.sum(), twist)
+    return loss.detach(), gradient
 
 
 @torch.no_grad()
-def polish(
-    scene: Scene,
-    poses: Float64[Tensor, "B 4 4"],
-    steps: int,
-    compared: list[Patches],
-    track: list[tuple[float, Tensor]],
-    reach: float = 0.1,
-) -> tuple[Float64[Tensor, "B 4 4"], Float64[Tensor, "B"]]:
-    """Gauss-Newton with Levenberg's and Marquardt's damping; returns the poses and their losses.
-
-    The features have almost constant length, so that 1 - their product is half the squared distance
-    of two vectors: the Jacobian of the features alone gives the curvature. Differences over `reach` units
-    make it, one picture per direction.
-    """
-    batch, device = len(poses), poses.device
-    probes = torch.cat([torch.zeros(1, 6), reach * torch.eye(6)]).to(poses)
-    damping = torch.full((batch,), 1e-2, dtype=torch.float64, device=device)
-    trial, settled = poses, torch.zeros(batch, dtype=torch.bool, device=device)
-    best = torch.full((batch,), torch.inf, dtype=torch.float64, device=device)
-    hessian = torch.eye(6).to(poses).repeat(batch, 1, 1)
-    gradient = torch.zeros(batch, 6).to(poses)
-    for _ in range(steps + 1):
-        views = described(scene, moved(scene, trial[:, None], probes).flatten(0, 1), compared)
-        loss, curve, slope = torch.zeros_like(best), torch.zeros_like(hessian), torch.zeros_like(gradient)
-        for own, part in zip(views, compared, strict=True):
-            own = own.unflatten(0, (batch, 7))
-            jacobian = ((own[:, 1:] - own[:, :1]) / reach).double()
-            curve = curve + jacobian @ jacobian.mT / len(compared)
-            slope = slope - jacobian @ part.features.double() / len(compared)
-            loss = loss + (1 - own[:, 0].double() @ part.features.double()) / len(compared)
-        better = loss < best
-        settled = better & (best - loss < 1e-6)
-        poses = torch.where(better[:, None, None], trial, poses)
-        hessian = torch.where(better[:, None, None], curve, hessian)
-        gradient = torch.where(better[:, None], slope, gradient)
-        best = torch.where(better, loss, best)
-        damping = torch.where(better, damping / 4, damping * 8).clamp(1e-6, 1e6)
-        winner = int(best.argmin())
-        track.append((float(best[winner]), poses[winner]))
-        if settled.all():
-            break
-        diagonal = hessian.diagonal(dim1=1, dim2=2)
-        ridge = torch.diag_embed(damping[:, None] * diagonal + 1e-9)
-        step = -torch.linalg.solve(hessian + ridge, gradient)
-        trial = moved(scene, poses, step)
-    return poses, best
+def _curvature(
+    scene: Scene, poses: Float64[Tensor, "B 4 4"], compared: list[Patches]
+) -> Float64[Tensor, "B 6 6"]:
+    """Products of the features' derivatives in each direction of a step."""
+    probes = torch.cat([torch.zeros(1, 6), PROBE * torch.eye(6)]).to(poses)
+    total = torch.zeros(len(poses), 6, 6).to(poses)
+    for own in described(scene, moved(scene, poses[:, None], probes).flatten(0, 1), compared):
+        own = own.unflatten(0, (len(poses), 7))
+        jacobian = ((own[:, 1:] - own[:, :1]) / PROBE).double()
+        total = total + jacobian @ jacobian.mT / len(compared)
+    return total

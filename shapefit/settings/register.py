@@ -17,15 +17,15 @@ class RegisterSettings:
     """degrees, how far the bone may be turned from its start, about any axis through its centre"""
     starts: int = 64
     """poses tried within that range, the given one among them; 1: only the given one"""
-    finalists: tuple[int, int] = (8, 3)
+    finalists: tuple[int, int] = (5, 2)
     """how many of them are refined on the coarse images, and how many of these on the middle ones"""
-    pixels: tuple[int, int, int] = (64, 128, 256)
+    pixels: tuple[int, int, int] = (48, 96, 256)
     """pixels along the longer side of the image: coarse, middle, fine"""
-    steps: tuple[int, int, int] = (12, 8, 8)
+    steps: tuple[int, int, int] = (10, 6, 8)
     """most optimisation steps on each of them"""
     patch: int = 24
     """pixels, edge of the patches within which images are correlated, on each of them; halves of it, too"""
-    rays: tuple[int, int, int] = (4096, 8192, 32768)
+    rays: tuple[int, int, int] = (2304, 4608, 9216)
     """rays drawn at random patches of each view and step, at most, on each of them; 0: all"""
     gradient_weight: float = 0.5
     """how much the correlation of image gradients counts beside that of images"""
