@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from shapefit.calibration import calibration_table, coverage
     from shapefit.camera import Camera, world_from_view
     from shapefit.correspondence import Correspondence, correspond
+    from shapefit.fit.landscape import loss_landscape
     from shapefit.fit.rigid import RigidFit, likeness, register_views
     from shapefit.fit.solve import XRayFit, fit_xrays
     from shapefit.fit.surface import SurfaceFit, fit_surface
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from shapefit.io.landmarks import read_landmarks, write_landmarks
     from shapefit.io.mesh import read_mesh, read_surfaces, write_mesh, write_surfaces
     from shapefit.io.model import read_model, write_model
+    from shapefit.io.pose import read_pose, write_pose
     from shapefit.io.scores import read_scores, write_scores
+    from shapefit.io.tfm import read_tfm, write_tfm
     from shapefit.io.volume import read_labels, read_volume, write_volume
     from shapefit.io.xray import (
         read_camera,
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
         modes_job,
         posterior_job,
         project_job,
+        register_job,
         render_job,
         sample_job,
     )
@@ -74,10 +78,12 @@ if TYPE_CHECKING:
     from shapefit.residual import SurfaceProcess, learn_residual, with_residual
     from shapefit.settings import (
         BuildSettings,
+        CTSettings,
         EvaluateSettings,
         ExportSettings,
         FitSettings,
         InspectSettings,
+        LandscapeSettings,
         MeshSettings,
         ModelFileSettings,
         ModesSettings,
@@ -99,6 +105,7 @@ _HOME = {
     "calibration": ["calibration_table", "coverage"],
     "camera": ["Camera", "world_from_view"],
     "correspondence": ["Correspondence", "correspond"],
+    "fit.landscape": ["loss_landscape"],
     "fit.rigid": ["RigidFit", "likeness", "register_views"],
     "fit.solve": ["XRayFit", "fit_xrays"],
     "fit.surface": ["SurfaceFit", "fit_surface"],
@@ -109,7 +116,9 @@ _HOME = {
     "io.landmarks": ["read_landmarks", "write_landmarks"],
     "io.mesh": ["read_mesh", "read_surfaces", "write_mesh", "write_surfaces"],
     "io.model": ["read_model", "write_model"],
+    "io.pose": ["read_pose", "write_pose"],
     "io.scores": ["read_scores", "write_scores"],
+    "io.tfm": ["read_tfm", "write_tfm"],
     "io.volume": ["read_labels", "read_volume", "write_volume"],
     "io.xray": [
         "read_camera",
@@ -130,6 +139,7 @@ _HOME = {
         "modes_job",
         "posterior_job",
         "project_job",
+        "register_job",
         "render_job",
         "sample_job",
     ],
@@ -159,10 +169,12 @@ _HOME = {
     "residual": ["SurfaceProcess", "learn_residual", "with_residual"],
     "settings": [
         "BuildSettings",
+        "CTSettings",
         "EvaluateSettings",
         "ExportSettings",
         "FitSettings",
         "InspectSettings",
+        "LandscapeSettings",
         "MeshSettings",
         "ModelFileSettings",
         "ModesSettings",

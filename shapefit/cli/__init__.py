@@ -10,6 +10,7 @@ from shapefit.cli.commands import build, evaluate, fit, project, render
 from shapefit.cli.inspect import inspect
 from shapefit.cli.model import model
 from shapefit.cli.options import BAD_INPUT
+from shapefit.cli.register import register
 
 
 def main() -> None:
@@ -22,6 +23,7 @@ def main() -> None:
         "build": build,
         "project": project,
         "fit": fit,
+        "register": register,
         "evaluate": evaluate,
         "render": render,
         "model": model,

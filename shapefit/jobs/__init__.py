@@ -11,6 +11,7 @@ from shapefit.jobs.inspect import inspect_job
 from shapefit.jobs.model import export_job, model_info, modes_job, sample_job
 from shapefit.jobs.posterior import posterior_job
 from shapefit.jobs.project import project_job
+from shapefit.jobs.register import register_job
 from shapefit.jobs.render import render_job
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "modes_job",
     "posterior_job",
     "project_job",
+    "register_job",
     "render_job",
     "sample_job",
 ]

@@ -1,5 +1,6 @@
 """Every number that steers a job: one frozen dataclass per job, with units. No torch: `--help` is quick."""
 
+from shapefit.settings.landscape import CTSettings, LandscapeSettings
 from shapefit.settings.register import RegisterSettings
 from shapefit.settings.shape_model import (
     BuildSettings,
@@ -23,10 +24,12 @@ from shapefit.settings.xray import (
 
 __all__ = [
     "BuildSettings",
+    "CTSettings",
     "EvaluateSettings",
     "ExportSettings",
     "FitSettings",
     "InspectSettings",
+    "LandscapeSettings",
     "MeshSettings",
     "ModelFileSettings",
     "ModesSettings",

@@ -1,0 +1,203 @@
+"""X-rays and a known bone -> where the bone lies."""
+
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from shapefit import se3
+from shapefit.fit.landscape import Landscape, loss_landscape
+from shapefit.fit.rigid import RigidFit, likeness, register_views
+from shapefit.fit.rigid_matter import matter_of, middle
+from shapefit.io.atomic import atomic_folder
+from shapefit.io.label_names import Structures
+from shapefit.io.pose import read_pose, write_pose
+from shapefit.io.record import FILE, SCHEMA, camera_entry, write_record
+from shapefit.io.tfm import write_tfm
+from shapefit.jobs.bone import BoneFile, Matter, read_bone
+from shapefit.jobs.fit import read_views
+from shapefit.jobs.register_pictures import draw_animation, draw_views
+from shapefit.report.colours import structure_colours
+from shapefit.report.landscape import landscape_page
+from shapefit.report.register import register_page
+from shapefit.report.register_pictures import write_png
+from shapefit.settings import CTSettings, LandscapeSettings, MeshSettings, RegisterSettings, SurfaceSettings
+from shapefit.view import View
+
+LANDSCAPE, ANIMATION = "landscape.html", "convergence.gif"
+REPLACED = ("pose.tfm", "pose.json", "overlay_*.png", "difference_*.png", ANIMATION, LANDSCAPE)
+Progress = Callable[[str, float], None]
+
+
+def register_job(
+    bone: str | Path,
+    images: Sequence[Path],
+    cameras: Sequence[Path],
+    output: Path,
+    settings: RegisterSettings,
+    landscape: LandscapeSettings | None = None,
+    ct: CTSettings | None = None,
+    structures: Structures = None,
+    segmentation: Path | None = None,
+    init: Path | None = None,
+    polarity: str = "auto",
+    seen_from: str = "source",
+    frame: int | None = None,
+    command: str = "",
+    progress: Progress | None = None,
+    meshes: MeshSettings | None = None,
+    surface: SurfaceSettings | None = None,
+    with_landscape: bool = True,
+) -> dict:
+    """The rigid pose of a CT or of meshes from X-rays -> pose.tfm, pose.json, fit.json, pictures and report.
+
+    Arguments are those of `read_bone`, `read_views` and `register_views`; `init` is a file for `read_pose`.
+    Returns the record. A registration that did not succeed writes its record and report, and no pose.
+    """
+    if settings.device not in ("cpu", "cuda"):
+        raise ValueError(f"unknown device {settings.device!r}; expected 'cpu' or 'cuda'")
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("no CUDA device is available here; use --device cpu")
+    tell = progress or (lambda what, fraction: None)
+    start = torch.eye(4, dtype=torch.float64) if init is None else read_pose(init)
+    views = read_views(images, cameras, polarity=polarity, seen_from=seen_from, frame=frame)
+    read = read_bone(bone, structures, segmentation, ct, meshes, surface)
+    with atomic_folder(output):  # tells now, not after the fit, if the folder cannot be written
+        found = register_views(
+            read.matter, views, settings, lambda what, fraction: tell(what, 0.7 * fraction), start
+        )
+    return write_registration(
+        output, bone, read, views, images, found, start, settings,
+        (landscape or LandscapeSettings()) if with_landscape else None, command,
+        lambda what, fraction: tell(what, 0.7 + 0.3 * fraction),
+    )  # fmt: skip
+
+
+def write_registration(
+    output: Path,
+    bone: str | Path,
+    read: BoneFile,
+    views: Sequence[View],
+    images: Sequence[Path],
+    found: RigidFit,
+    start: Float64[Tensor, "4 4"],
+    settings: RegisterSettings,
+    landscape: LandscapeSettings | None = None,
+    command: str = "",
+    progress: Progress | None = None,
+    note: str = "",
+) -> dict:
+    """Write what a registration found, all of it or nothing; returns the record.
+
+    `landscape` says how the loss around the answer is shown; None leaves its page away (half of the time).
+    Without success there is no pose, no overlay and no landscape, and older ones of the same folder go.
+    """
+    tell = progress or (lambda what, fraction: None)
+    centre, _ = middle(matter_of(read.matter))
+    posed = [view.posed(pose) for view, pose in zip(views, found.world_from_camera, strict=True)]
+    record = registration_record(bone, read, posed, images, found, start, centre, settings.seed, command)
+    colours = structure_colours(list(read.labels))
+    with atomic_folder(output, replaces=REPLACED) as folder:
+        tell("pictures", 0.0)
+        drawn = draw_views(
+            read.matter, posed, start, found.world_from_bone, centre, list(colours.values()), settings
+        )
+        tell("animation", 0.2)
+        film = draw_animation(read.matter, posed, start, found.history, list(colours.values()), settings)
+        page = ""
+        if found.converged:
+            write_tfm(folder / "pose.tfm", found.world_from_bone)
+            write_pose(folder / "pose.json", found.world_from_bone, str(bone), list(read.labels))
+            (folder / ANIMATION).write_bytes(film)
+            for n, view in enumerate(drawn):
+                write_png(folder / f"overlay_{n}.png", view.end)
+                write_png(folder / f"difference_{n}.png", view.difference)
+            if landscape is not None:
+                slices = landscape_around(
+                    read.matter, posed, found.world_from_bone, centre, settings, landscape,
+                    lambda what, fraction: tell(what, 0.4 + 0.6 * fraction),
+                )  # fmt: skip
+                way = torch.tensor([step["world_from_bone"] for step in found.history], dtype=torch.float64)
+                names = [view.name for view in posed]
+                landscape_page(
+                    folder / LANDSCAPE,
+                    slices,
+                    start,
+                    way.reshape(-1, 4, 4),
+                    landscape.image,
+                    names,
+                    Path(bone).name,
+                )
+                page = LANDSCAPE
+        write_record(folder / FILE, record)
+        register_page(folder / "report.html", record, drawn, colours, film, page, note)
+    return record
+
+
+def landscape_around(
+    matter: Matter,
+    views: Sequence[View],
+    answer: Float64[Tensor, "4 4"],
+    centre: Float64[Tensor, "3"],
+    settings: RegisterSettings,
+    shown: LandscapeSettings,
+    progress: Progress | None = None,
+) -> Landscape:
+    """Slices of the loss that `register_views` descends, around its answer, in the axes of the first view.
+
+    `centre` (mm, the bone's own frame) is the point that rotations go about.
+    """
+
+    def losses(poses: Tensor) -> Tensor:
+        # the first pose is the one that an X-ray may not miss
+        return likeness(matter, views, torch.cat([answer[None], poses]), settings, shown.image)[1:]
+
+    pose = views[0].world_from_camera
+    assert pose is not None
+    place = se3.transform(answer, centre[None])[0]
+    return loss_landscape(losses, answer, place, pose[:3, :3].to(torch.float64), shown, progress)
+
+
+def registration_record(
+    bone: str | Path,
+    read: BoneFile,
+    views: Sequence[View],
+    images: Sequence[Path],
+    found: RigidFit,
+    start: Float64[Tensor, "4 4"],
+    centre: Float64[Tensor, "3"],
+    seed: int,
+    command: str,
+) -> dict:
+    """The content of fit.json for a registration; `centre` is in the bone's own frame."""
+    return {
+        "schema_version": SCHEMA,
+        "package_version": version("shapefit"),
+        "command": command,
+        "seed": seed,
+        "bone": str(bone),
+        "structures": read.labels,
+        "findings": read.findings,
+        "start": start.tolist(),
+        "world_from_bone": found.world_from_bone.tolist(),
+        "centre": centre.tolist(),
+        "views": [
+            {
+                "name": view.name,
+                "image": str(images[n]) if images else None,
+                "world_from_camera": found.world_from_camera[n].tolist(),
+                "camera": camera_entry(view.camera),
+                "loss": found.losses[n],
+                "terms": found.terms[n],
+            }
+            for n, view in enumerate(views)
+        ],
+        "converged": found.converged,
+        "reason": found.reason,
+        "candidates": found.candidates,
+        "seconds": found.seconds,
+        "history": found.history,
+    }
