@@ -175,3 +175,14 @@ def test_an_x_ray_that_misses_the_ct_is_an_error_not_a_white_picture():
         simulate_radiograph(block(0.0), away, CAMERA, 0)
     with pytest.raises(ValueError, match="check the pose and the threshold"):
         simulate_radiograph(block(0.0), POSE, CAMERA, 0, threshold=100.0)
+
+
+def test_the_body_is_where_there_is_no_bone():
+    clean = Exposure(ONE, photons=0.0, blur=0.0, gamma=(1.0, 1.0), gas=0)
+    shown = simulate_radiograph(block(500.0), POSE, WIDE, 0, clean, threshold=150.0, body=True).image
+    line = -math.log(float(shown[32, 32] / shown[1, 1]))
+    plate = 30 * float(block(500.0).attenuation(60.0).data.max())
+    body = 1.45 * 31  # the plate's box with a margin of a voxel, corner to corner of voxels' centres
+    tissue = attenuation_coefficient("soft tissue", 60.0)
+    assert line == pytest.approx(plate + (body - 30) * tissue, rel=0.02)
+    assert line < 0.8 * (plate + body * tissue)
