@@ -80,7 +80,7 @@ def line_integral_ray_gradient(
     scene = (data, structure, source, direction, pixels, lengths)
     _launch(kernels.RAY_GRADIENT, scene, grad, sums, width, grad.shape[1], method, step)
     sums = sums.sum((1, 2))
-    return sums[:, :3].contiguous(), sums[:, 3:].unflatten(1, (3, 3)).contiguous()
+    return sums[:, :3].clone(), sums[:, 3:].unflatten(1, (3, 3)).clone()
 
 
 def _tiles(pixels, rays, width):
