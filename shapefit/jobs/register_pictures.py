@@ -20,12 +20,15 @@ from shapefit.report.register_pictures import (
     difference_picture,
     drawn_camera,
     drr_picture,
+    enlarged,
     overlay,
     xray_picture,
 )
 from shapefit.settings import RegisterSettings
 from shapefit.view import View
 from shapefit.volume import Volume
+
+_RAYS = 0.6  # rays of a CT along an edge of the animation, as a share of its pixels
 
 
 @torch.no_grad()
@@ -46,7 +49,8 @@ def draw_views(
         grey = xray_picture(view, camera.height, camera.width)
         poses = torch.stack([camera_from_world @ start, camera_from_world @ end])
         first, last = (arrays(shadow) for shadow in shadows(matter, poses, camera, settings))
-        line = arrays(drr(matter, poses[1], camera, settings))
+        of_ct = isinstance(matter, Volume)
+        line = last.sum(0) if of_ct else arrays(drr(matter, poses[1], camera, settings))
         drawn.append(
             Drawn(
                 view.name,
@@ -73,14 +77,22 @@ def draw_animation(
     """The way from the start along the history's poses, as a GIF."""
     steps = [history[n] for n in chosen(len(history))] if history else []
     way = [start, *(torch.tensor(step["world_from_bone"], dtype=torch.float64) for step in steps)]
+    of_ct = isinstance(matter, Volume)
     greys: list[ndarray] = []
     seen: list[list[ndarray]] = []
     for view in views:
         camera = drawn_camera(view.camera, WIDTH)
-        greys.append(xray_picture(view, camera.height, camera.width))
+        size = camera.height, camera.width
+        greys.append(xray_picture(view, *size))
+        # edges are found on smooth pictures: fewer rays will do
+        small = camera.resized(*(max(1, round(_RAYS * n)) for n in size)) if of_ct else camera
         poses = _camera_from_world(view) @ torch.stack(way)
         seen.append(
-            [arrays(shadow) for pose in poses for shadow in shadows(matter, pose[None], camera, settings)]
+            [
+                enlarged(arrays(shadow), *size)
+                for pose in poses
+                for shadow in shadows(matter, pose[None], small, settings)
+            ]
         )
     frames = [Frame([shadow[0] for shadow in seen], "", None, None)]
     for n, step in enumerate(steps, 1):

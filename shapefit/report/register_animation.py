@@ -110,7 +110,7 @@ def _drawn(
 
 
 def _curve(
-    draw: ImageDraw.ImageDraw, frames: Sequence[Frame], place: int, box: tuple[float, float, float, float]
+    draw: ImageDraw.ImageDraw, frames: Sequence[Frame], place: int, box: tuple[int, int, int, int]
 ) -> None:
     """The loss along the way, with a dot where the frame is; stages are lines of their own."""
     known = [(n, frame.stage, frame.loss) for n, frame in enumerate(frames) if frame.loss is not None]

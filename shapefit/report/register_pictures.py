@@ -19,7 +19,7 @@ from shapefit.report.colours import rgb, signed_steps
 from shapefit.report.overlay import picture
 from shapefit.view import View
 
-LONGEST = 768  # px of a drawn picture's longer side
+LONGEST, SHORTEST = 640, 256  # px of a drawn picture's longer side, for large and small X-rays
 WINDOW = (
     12.0  # mm on the detector, standard width of the windows in which brightness and contrast are equalised
 )
@@ -30,8 +30,9 @@ COVERED = 1e-3  # share of a part's largest value from which a pixel counts as i
 
 
 def drawn_camera(camera: Camera, longest: int = LONGEST) -> Camera:
-    """The same detector with `longest` pixels along its longer side."""
-    factor = longest / max(camera.height, camera.width)
+    """The same detector with `longest` pixels along its longer side; fewer where it has few itself."""
+    native = max(camera.height, camera.width)
+    factor = min(longest, max(SHORTEST, 3 * native)) / native
     return camera.resized(*(max(1, round(n * factor)) for n in (camera.height, camera.width)))
 
 
@@ -131,6 +132,11 @@ def difference_picture(view: View, line: Float[ndarray, "H W"], pitch: float) ->
 def arrays(image: Tensor) -> ndarray:
     """Line integrals as doubles for the functions here."""
     return image.detach().cpu().to(torch.float64).numpy()
+
+
+def enlarged(parts: Float[ndarray, "S H W"], height: int, width: int) -> Float[ndarray, "S M N"]:
+    """Line integrals that were taken on fewer pixels."""
+    return np.maximum(np.stack([_resized(part, height, width) for part in parts]), 0.0)
 
 
 def webp(pixels: UInt8[ndarray, "H W *channels"], quality: int = 84) -> bytes:
