@@ -20,7 +20,7 @@ from shapefit.volume import Volume
 QUICK = ["torch", "numba"]  # the GPU's kernels, interpreted, are slow: they see fewer scenes
 SEEDS = [
     pytest.param(b, seed, marks=NO_TRITON if b == "triton" else ())
-    for b, seeds in (("torch", range(len(SHAPES))), ("numba", range(16)), ("triton", (0, 7)))
+    for b, seeds in (("torch", range(len(SHAPES))), ("numba", range(16)), ("triton", (7,)))
     for seed in seeds
 ]
 CASES = [
@@ -90,7 +90,9 @@ def facing(shape, turn=0, offset=(0.0, 0.0, 0.0), distance=16.0, size=(9, 9), pi
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("offset", [(0.0, 0.0, 0.0), (0.5, 0.5, 0.5), (-1.5, -1.0, 0.25)])
-@pytest.mark.parametrize(("backend", "turn"), [(b, t) for b in QUICK for t in range(0, 48, 5)])
+@pytest.mark.parametrize(
+    ("backend", "turn"), [(b, t) for b in QUICK for t in range(0, 48, 5 if b == "numba" else 17)]
+)
 def test_rays_along_axes_borders_and_edges_are_exact(backend, turn, offset, method):
     given = facing((4, 5, 3), turn, offset)
     image = shown(given, backend, method, step=0.25)
@@ -235,8 +237,8 @@ def test_nothing_is_read_out_of_bounds(backend, method):
             Volume(data, torch.from_numpy(place)), torch.from_numpy(pose),
             Camera(sdd, pitch, pitch, rng.normal(), 0.0, 4, 5),
         )  # fmt: skip
-        # some thirty samples across the volume
-        step = float(np.linalg.norm(place[:3, :3], axis=0).min()) / 4
+        # some thirty samples across the volume at most
+        step = float(np.linalg.norm(place[:3, :3], axis=0).max()) / 4
         d, p = data.clone().requires_grad_(), given.camera_from_world[None].clone().requires_grad_()
         try:
             image = views(given._replace(volume=replace(given.volume, data=d)), p, backend, method, step=step)
