@@ -27,6 +27,11 @@ SLICES = LandscapeSettings(samples=9, grid=5, image=24)
 BONE = CTSettings(threshold=150.0)
 
 
+@pytest.fixture(autouse=True)
+def small_pictures(monkeypatch):
+    monkeypatch.setattr("shapefit.report.register_pictures.SHORTEST", 96)
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> registered.World:
     return registered.write_world(tmp_path_factory.mktemp("world"))

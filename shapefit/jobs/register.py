@@ -63,7 +63,7 @@ def register_job(
         raise ValueError("no CUDA device is available here; use --device cpu")
     tell = progress or (lambda what, fraction: None)
     start = torch.eye(4, dtype=torch.float64) if init is None else read_pose(init)
-    views = read_views(images, cameras, polarity=polarity, seen_from=seen_from, frame=frame)
+    views = _views(images, cameras, polarity, seen_from, frame)
     read = read_bone(bone, structures, segmentation, ct, meshes, surface)
     with atomic_folder(output):  # tells now, not after the fit, if the folder cannot be written
         found = register_views(
@@ -74,6 +74,24 @@ def register_job(
         (landscape or LandscapeSettings()) if with_landscape else None, command,
         lambda what, fraction: tell(what, 0.7 + 0.3 * fraction),
     )  # fmt: skip
+
+
+def _views(
+    images: Sequence[Path], cameras: Sequence[Path], polarity: str, seen_from: str, frame: int | None
+) -> list[View]:
+    """X-rays with their cameras. Raises ValueError as `read_views`, and for one of several without a pose."""
+    count = len(images)
+    if count and len(cameras) not in (0, count):
+        raise ValueError(
+            f"{count} images but {len(cameras)} camera files: give one per image, in their order"
+        )
+    views = read_views(images, cameras, (), True, polarity, seen_from, frame)
+    for view, file in zip(views, cameras or images, strict=True):
+        if count > 1 and view.world_from_camera is None:
+            raise ValueError(
+                f"{file} gives no world_from_camera: a registration to several X-rays needs the pose of each"
+            )
+    return views
 
 
 def write_registration(

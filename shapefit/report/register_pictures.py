@@ -29,10 +29,10 @@ DARKEST = 0.02  # intensity below which -log I says nothing more
 COVERED = 1e-3  # share of a part's largest value from which a pixel counts as its shadow
 
 
-def drawn_camera(camera: Camera, longest: int = LONGEST) -> Camera:
-    """The same detector with `longest` pixels along its longer side; fewer where it has few itself."""
+def drawn_camera(camera: Camera, longest: int | None = None) -> Camera:
+    """The same detector with `longest` (640) pixels along its longer side; fewer where it has few itself."""
     native = max(camera.height, camera.width)
-    factor = min(longest, max(SHORTEST, 3 * native)) / native
+    factor = min(longest or LONGEST, max(SHORTEST, 3 * native)) / native
     return camera.resized(*(max(1, round(n * factor)) for n in (camera.height, camera.width)))
 
 

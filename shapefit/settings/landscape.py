@@ -25,9 +25,9 @@ class LandscapeSettings:
     """mm to either side, of the slices along the image's columns and rows"""
     depth: float = 60.0
     """mm to either side, of the slices along the beam of the first view"""
-    samples: int = 31
+    samples: int = 25
     """poses along each of the six lines"""
-    grid: int = 13
+    grid: int = 11
     """poses along each edge of the three planes"""
-    image: int = 64
+    image: int = 48
     """pixels along the longer side of the images that are compared for it"""
