@@ -26,6 +26,15 @@ def render_depths(vertices, faces, camera_from_world, camera, structure=None, ba
     return first.cpu(), last.cpu()
 
 
+def render_volume(
+    volume, camera_from_world, camera, method="trilinear", step=1.0, pixels=None, backend="numba"
+):
+    device = _device(backend)
+    given = _moved(device, camera_from_world, pixels)
+    moved = volume.to(device) if device != "cpu" else volume
+    return render.render_volume(moved, given[0], camera, method, step, given[1], backend).cpu()
+
+
 @functools.cache
 def _device(backend):
     return "cuda" if backend == "triton" and torch.cuda.is_available() else "cpu"

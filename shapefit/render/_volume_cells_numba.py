@@ -1,13 +1,7 @@
-"""One ray through a volume: the cells it crosses, the nodes of its integral, and what they see there.
-
-Numba's kernels for a single ray, on arrays that the caller keeps; `_volume_numba` runs them for all rays.
-"""
+"""One ray through a volume: the cells that it crosses, the samples that lie inside."""
 
 import numpy as np
-from numba import njit, types
-from numba.extending import overload
-
-from shapefit.render._volume_torch import GAUSS
+from numba import njit
 
 # fused multiply-adds are welcome; the order of sums is not to be touched
 EXACT = {"error_model": "numpy", "fastmath": {"contract"}, "cache": True}
@@ -45,7 +39,7 @@ def fastest(direction):
 
 
 @njit(forceinline=True)
-def _within(x, low, high):
+def within(x, low, high):
     """The cell of x among those from low to high; clamped before it is an integer."""
     return int(min(max(np.floor(x), float(low)), float(high)))
 
@@ -77,14 +71,14 @@ def walk(source, direction, low, high, cells, ends, crossed):
     begin_layer, end_layer = int(np.floor(first)), int(np.ceil(last))
     m, here = 0, first
     cell_u, cell_v = (
-        _within(u0 + first * slope_u, low_u, high_u),
-        _within(v0 + first * slope_v, low_v, high_v),
+        within(u0 + first * slope_u, low_u, high_u),
+        within(v0 + first * slope_v, low_v, high_v),
     )
     ends[0], crossed[0] = first, enters
     for layer in range(begin_layer, end_layer):
         there = min(float(layer + 1), last)
-        next_u = _within(u0 + there * slope_u, low_u, high_u)
-        next_v = _within(v0 + there * slope_v, low_v, high_v)
+        next_u = within(u0 + there * slope_u, low_u, high_u)
+        next_v = within(v0 + there * slope_v, low_v, high_v)
         if next_u != cell_u or next_v != cell_v:
             # a slope of 1 and rounding may skip a cell: what lies before it has no length
             turn_u, turn_v = there, there
@@ -112,61 +106,9 @@ def walk(source, direction, low, high, cells, ends, crossed):
 
 
 @njit(**EXACT)
-def gauss_nodes(source, direction, count, cells, ends, nodes):
-    """Two Gauss points in each cell of a walk: rows (place on the three axes, weight, depth) of `nodes`, and
-    cells[m] for the points 2 m and 2 m + 1; how many there are.
-    """
-    w = fastest(direction)
-    inverse = 1.0 / direction[w]
-    slope = abs(inverse)
-    for m in range(count):
-        length = ends[m + 1] - ends[m]
-        middle, half = 0.5 * (ends[m + 1] + ends[m]), GAUSS * length
-        for side in range(2):
-            n = 2 * m + side
-            depth = ((middle - half if side == 0 else middle + half) - source[w]) * inverse
-            for axis in range(3):
-                nodes[n, axis] = source[axis] + depth * direction[axis] - cells[m, axis]
-            nodes[n, 3], nodes[n, 4] = 0.5 * length * slope, depth
-    return 2 * count
-
-
-@njit(**EXACT)
-def march_samples(source, direction, low, high, step):
+def samples(source, direction, low, high, step):
     """Samples n whose depths (n + 1/2) step are in the box: the first, and one after the last."""
     begin, end, _, _ = clip(source, direction, low, high)
     if not begin < end:
         return 0, 0
     return int(np.ceil(begin / step - 0.5)), int(np.ceil(end / step - 0.5))
-
-
-@njit(**EXACT)
-def march_nodes(source, direction, low, high, step, begin, end, cells, nodes):
-    """Samples begin to end as nodes, one in each of `cells`; how many there are."""
-    for n in range(begin, end):
-        depth = (n + 0.5) * step
-        for axis in range(3):
-            place = source[axis] + depth * direction[axis]
-            cells[n - begin, axis] = _within(place, int(low[axis]), int(high[axis]) - 1)
-            nodes[n - begin, axis] = place - cells[n - begin, axis]
-        nodes[n - begin, 3], nodes[n - begin, 4] = step, depth
-    return end - begin
-
-
-def value(flat, index):
-    """A voxel as float64; 16-bit words are those of half-precision floats."""
-
-
-@overload(value)
-def _value_for(flat, index):
-    if flat.dtype == types.uint16:
-        return lambda flat, index: _from_half(flat[index])
-    return lambda flat, index: np.float64(flat[index])
-
-
-@njit(forceinline=True)
-def _from_half(word):
-    """Exponent and fraction moved to their places in a float32, which 2^112 then scales; subnormals, too."""
-    bits = np.uint32(word)
-    size = np.uint32((bits & np.uint32(0x7FFF)) << np.uint32(13)).view(np.float32)
-    return (-1.0 if bits & np.uint32(0x8000) else 1.0) * size * 2.0**112

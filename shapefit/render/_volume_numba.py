@@ -15,20 +15,13 @@ from numba import njit, prange
 from torch import Tensor
 
 from shapefit.render import _volume_sums_numba as sums
-from shapefit.render._volume_cells_numba import (
-    EXACT,
-    fastest,
-    gauss_nodes,
-    march_nodes,
-    march_samples,
-    walk,
-)
+from shapefit.render._volume_cells_numba import EXACT, samples, walk
 from shapefit.render._volume_torch import METHODS
 
 TILE = 16  # pixels along the edge of a tile: its rays share what they load of the volume
 RAYS = TILE * TILE  # that a thread takes at a time
 LAYERS = 32  # of the volume, for its gradient
-SIDDON, TRILINEAR, _ = range(len(METHODS))
+SIDDON, RAYMARCH = METHODS.index("siddon"), METHODS.index("raymarch")
 
 
 def line_integral(
@@ -151,20 +144,20 @@ def _render_part(flat, structure, sizes, source, direction, rays, method, step, 
     place, pixel, lengths, width = rays
     shift, low, high = _lattice(sizes, method)
     start, ray, total = source + shift, np.empty(3), np.empty(len(image))
-    cells, ends, crossed, nodes = _lists(sizes)
+    cells, ends, crossed = _lists(sizes)
     for o in range(len(place)):
         n, p = place[o], pixel[o]
         _aim(direction, p, width, ray)
         total[:] = 0.0
-        if method == SIDDON:
-            m = walk(start, ray, low, high, cells, ends, crossed)
-            sums.of_cells(flat, structure, sizes, cells, ends, m, abs(1.0 / ray[fastest(ray)]), total)
+        if method == RAYMARCH:
+            begin, end = samples(start, ray, low, high, step)
+            sums.raymarch_sum(flat, structure, sizes, start, ray, low, high, begin, end, step, total)
         else:
-            begin, end, per = _samples(start, ray, low, high, method, step)
-            while begin < end:
-                m = _nodes(start, ray, low, high, method, step, begin, end, cells, ends, crossed, nodes)
-                sums.of_nodes(flat, structure, sizes, cells, nodes, m, per, total)
-                begin += len(cells)
+            m = walk(start, ray, low, high, cells, ends, crossed)
+            if method == SIDDON:
+                sums.siddon_sum(flat, structure, sizes, ray, cells, ends, m, total)
+            else:
+                sums.trilinear_sum(flat, structure, sizes, start, ray, cells, ends, m, total)
         for c in range(len(total)):
             image[c, n] = total[c] * lengths[n]
 
@@ -187,22 +180,22 @@ def _lean_part(grad, flat, structure, sizes, source, direction, rays, method, st
     place, pixel, lengths, width = rays
     shift, low, high = _lattice(sizes, method)
     start, ray, each, slope = source + shift, np.empty(3), np.empty(len(grad)), np.empty((2, 3))
-    cells, ends, crossed, nodes = _lists(sizes)
+    cells, ends, crossed = _lists(sizes)
     for o in range(len(place)):
         n, p = place[o], pixel[o]
         _aim(direction, p, width, ray)
         slope[:] = 0.0
         for c in range(len(each)):
             each[c] = grad[c, n] * lengths[n]
-        if method == SIDDON:
-            m = walk(start, ray, low, high, cells, ends, crossed)
-            sums.slope_of_cells(flat, structure, each, sizes, start, ray, cells, ends, crossed, m, slope)
+        if method == RAYMARCH:
+            begin, end = samples(start, ray, low, high, step)
+            sums.raymarch_slope(flat, structure, each, sizes, start, ray, low, high, begin, end, step, slope)
         else:
-            begin, end, per = _samples(start, ray, low, high, method, step)
-            while begin < end:
-                m = _nodes(start, ray, low, high, method, step, begin, end, cells, ends, crossed, nodes)
-                sums.slope_of_nodes(flat, structure, each, sizes, cells, nodes, m, per, slope)
-                begin += len(cells)
+            m = walk(start, ray, low, high, cells, ends, crossed)
+            if method == SIDDON:
+                sums.siddon_slope(flat, structure, each, sizes, start, ray, cells, ends, crossed, m, slope)
+            else:
+                sums.trilinear_slope(flat, structure, each, sizes, start, ray, cells, ends, m, slope)
         i, j = p // width, p % width
         for axis in range(3):
             total[axis, 0] += slope[1, axis] * j
@@ -235,49 +228,25 @@ def _weigh_layer(grad, gradient, structure, sizes, source, direction, rays, meth
     shift, low, high = _lattice(sizes, method)
     low[within[0]], high[within[0]] = within[1], within[2]  # of one layer alone
     start, ray, each = source + shift, np.empty(3), np.empty(len(grad))
-    cells, ends, crossed, nodes = _lists(sizes)
+    cells, ends, crossed = _lists(sizes)
     for o in range(len(place)):
         n, p = place[o], pixel[o]
         _aim(direction, p, width, ray)
         for c in range(len(each)):
             each[c] = grad[c, n] * lengths[n]
-        if method == SIDDON:
-            m = walk(start, ray, low, high, cells, ends, crossed)
-            sums.spread_cells(gradient, structure, each, sizes, cells, ends, m, abs(1.0 / ray[fastest(ray)]))
+        if method == RAYMARCH:
+            begin, end = samples(start, ray, low, high, step)
+            sums.raymarch_spread(gradient, structure, each, sizes, start, ray, low, high, begin, end, step)
         else:
-            begin, end, per = _samples(start, ray, low, high, method, step)
-            while begin < end:
-                m = _nodes(start, ray, low, high, method, step, begin, end, cells, ends, crossed, nodes)
-                sums.spread_nodes(gradient, structure, each, sizes, cells, nodes, m, per)
-                begin += len(cells)
+            m = walk(start, ray, low, high, cells, ends, crossed)
+            if method == SIDDON:
+                sums.siddon_spread(gradient, structure, each, sizes, ray, cells, ends, m)
+            else:
+                sums.trilinear_spread(gradient, structure, each, sizes, start, ray, cells, ends, m)
 
 
 @njit(**EXACT)
 def _lists(sizes):
-    """Room for the longest walk: it crosses at most 3 cells in each layer. And for the nodes in them."""
+    """Room for the longest walk: it crosses at most 3 cells in each layer."""
     most = 3 * (max(sizes) + 2)
-    return (
-        np.empty((most, 3), np.int32),
-        np.empty(most + 1),
-        np.empty(most + 1, np.int8),
-        np.empty((2 * most, 5)),
-    )
-
-
-@njit(**EXACT)
-def _samples(source, direction, low, high, method, step):
-    """The first sample of a march and one after the last, a walk being one; how many nodes to a cell."""
-    if method == TRILINEAR:
-        return 0, 1, 2
-    begin, end = march_samples(source, direction, low, high, step)
-    return begin, end, 1
-
-
-@njit(**EXACT)
-def _nodes(source, direction, low, high, method, step, begin, end, cells, ends, crossed, nodes):
-    """The nodes of a ray; of a march, as many as there is room for."""
-    if method == TRILINEAR:
-        m = walk(source, direction, low, high, cells, ends, crossed)
-        return gauss_nodes(source, direction, m, cells, ends, nodes)
-    end = min(end, begin + len(cells))
-    return march_nodes(source, direction, low, high, step, begin, end, cells, nodes)
+    return np.empty((most, 3), np.int32), np.empty(most + 1), np.empty(most + 1, np.int8)

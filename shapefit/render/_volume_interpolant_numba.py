@@ -1,0 +1,182 @@
+"""The interpolant in one cell: the values at its corners, the value and slope inside, and their adjoint.
+
+Cell (i, j, k) has its corners at voxels i to i + 1, j to j + 1, k to k + 1; those beyond the volume are 0.
+Interpolation is in float32 unless the volume is float64; places and sums are float64. A `structure` names the
+channel of each voxel, and `each` is what a channel counts.
+"""
+
+import numpy as np
+from numba import njit, types
+from numba.extending import overload
+
+from shapefit.render._volume_cells_numba import EXACT
+
+
+def value(flat, index):
+    """A voxel as a float; 16-bit words are those of half-precision floats."""
+
+
+@overload(value)
+def _value_for(flat, index):
+    if flat.dtype == types.uint16:
+        return lambda flat, index: _from_half(flat[index])
+    if flat.dtype == types.float64:
+        return lambda flat, index: flat[index]
+    return lambda flat, index: np.float32(flat[index])
+
+
+@njit(forceinline=True)
+def _from_half(word):
+    """Exponent and fraction moved to their places in a float32, which 2^112 then scales; subnormals, too."""
+    bits = np.uint32(word)
+    size = np.uint32((bits & np.uint32(0x7FFF)) << np.uint32(13)).view(np.float32)
+    return (np.float32(-1.0) if bits & np.uint32(0x8000) else np.float32(1.0)) * size * np.float32(2.0**112)
+
+
+def narrow(flat, x):
+    """A place in a cell, as precise as the volume."""
+
+
+@overload(narrow)
+def _narrow_for(flat, x):
+    if flat.dtype == types.float64:
+        return lambda flat, x: x
+    return lambda flat, x: np.float32(x)
+
+
+@njit(forceinline=True, **EXACT)
+def gauss(flat, source, ray, w, i, j, k, begin, end, offset):
+    """A Gauss point between two places on axis w: its place in cell (i, j, k), and its depth."""
+    depth = (0.5 * (begin + end) + offset * (end - begin) - source[w]) / ray[w]
+    x, y, z = source[0] + depth * ray[0] - i, source[1] + depth * ray[1] - j, source[2] + depth * ray[2] - k
+    return narrow(flat, x), narrow(flat, y), narrow(flat, z), depth
+
+
+@njit(forceinline=True, **EXACT)
+def place(flat, source, ray, low, high, depth):
+    """The cell at a depth, in the box, and the place in it."""
+    x, y, z = source[0] + depth * ray[0], source[1] + depth * ray[1], source[2] + depth * ray[2]
+    # as floats first: rounding may leave the box
+    i = min(max(np.floor(x), low[0]), high[0] - 1.0)
+    j = min(max(np.floor(y), low[1]), high[1] - 1.0)
+    k = min(max(np.floor(z), low[2]), high[2] - 1.0)
+    return int(i), int(j), int(k), narrow(flat, x - i), narrow(flat, y - j), narrow(flat, z - k)
+
+
+@njit(forceinline=True, **EXACT)
+def counted(flat, structure, each, index):
+    """A voxel's value, times what its channel counts."""
+    if structure is None:
+        return each[0] * value(flat, index)
+    return each[structure[index]] * value(flat, index) if structure[index] < len(each) else 0.0
+
+
+@njit(**EXACT)
+def _counted_or_0(flat, structure, each, sizes, i, j, k):
+    inside = 0 <= i < sizes[0] and 0 <= j < sizes[1] and 0 <= k < sizes[2]
+    return narrow(flat, counted(flat, structure, each, (i * sizes[1] + j) * sizes[2] + k) if inside else 0.0)
+
+
+@njit(forceinline=True, **EXACT)
+def corners(flat, structure, each, sizes, i, j, k):
+    """The eight corners of a cell, k running fastest: values, or with `each` what they count."""
+    if structure is None and 0 <= i < sizes[0] - 1 and 0 <= j < sizes[1] - 1 and 0 <= k < sizes[2] - 1:
+        a = (i * sizes[1] + j) * sizes[2] + k
+        b, c = a + sizes[2], a + sizes[1] * sizes[2]
+        d, f = c + sizes[2], narrow(flat, each[0])
+        return (
+            f * value(flat, a), f * value(flat, a + 1), f * value(flat, b), f * value(flat, b + 1),
+            f * value(flat, c), f * value(flat, c + 1), f * value(flat, d), f * value(flat, d + 1),
+        )  # fmt: skip
+    return (
+        _counted_or_0(flat, structure, each, sizes, i, j, k),
+        _counted_or_0(flat, structure, each, sizes, i, j, k + 1),
+        _counted_or_0(flat, structure, each, sizes, i, j + 1, k),
+        _counted_or_0(flat, structure, each, sizes, i, j + 1, k + 1),
+        _counted_or_0(flat, structure, each, sizes, i + 1, j, k),
+        _counted_or_0(flat, structure, each, sizes, i + 1, j, k + 1),
+        _counted_or_0(flat, structure, each, sizes, i + 1, j + 1, k),
+        _counted_or_0(flat, structure, each, sizes, i + 1, j + 1, k + 1),
+    )
+
+
+@njit(forceinline=True, **EXACT)
+def _mix(t, a, b):
+    return a + t * (b - a)
+
+
+@njit(forceinline=True, **EXACT)
+def interpolated(c, x, y, z):
+    low = _mix(y, _mix(z, c[0], c[1]), _mix(z, c[2], c[3]))
+    return _mix(x, low, _mix(y, _mix(z, c[4], c[5]), _mix(z, c[6], c[7])))
+
+
+@njit(forceinline=True, **EXACT)
+def inclined(c, x, y, z):
+    """The interpolant's slope along the three axes."""
+    a, b, e, f = _mix(z, c[0], c[1]), _mix(z, c[2], c[3]), _mix(z, c[4], c[5]), _mix(z, c[6], c[7])
+    along_k = _mix(x, _mix(y, c[1] - c[0], c[3] - c[2]), _mix(y, c[5] - c[4], c[7] - c[6]))
+    return _mix(y, e, f) - _mix(y, a, b), _mix(x, b - a, f - e), along_k
+
+
+@njit(forceinline=True, **EXACT)
+def shares(x, y, z):
+    """What the eight corners contribute to the interpolant."""
+    one = np.float32(1)  # the integer 1 would make float64 of float32
+    u, v, w = one - x, one - y, one - z
+    a, b, c, d = u * v, u * y, x * v, x * y
+    return a * w, a * z, b * w, b * z, c * w, c * z, d * w, d * z
+
+
+@njit(forceinline=True, **EXACT)
+def both(s, t):
+    return (
+        s[0] + t[0], s[1] + t[1], s[2] + t[2], s[3] + t[3],
+        s[4] + t[4], s[5] + t[5], s[6] + t[6], s[7] + t[7],
+    )  # fmt: skip
+
+
+@njit(forceinline=True, **EXACT)
+def _voxel(sizes, i, j, k, corner):
+    """Flat index of a cell's corner, -1 beyond the volume."""
+    i, j, k = i + (corner >> 2), j + (corner >> 1 & 1), k + (corner & 1)
+    inside = 0 <= i < sizes[0] and 0 <= j < sizes[1] and 0 <= k < sizes[2]
+    return (i * sizes[1] + j) * sizes[2] + k if inside else -1
+
+
+@njit(**EXACT)
+def add_values(flat, structure, sizes, i, j, k, weight, shares, total):
+    for corner in range(8):
+        index = _voxel(sizes, i, j, k, corner)
+        if index >= 0 and structure[index] < len(total):
+            total[structure[index]] += weight * shares[corner] * value(flat, index)
+
+
+@njit(forceinline=True, **EXACT)
+def add_weights(gradient, structure, each, sizes, i, j, k, weight, s):
+    if structure is None and 0 <= i < sizes[0] - 1 and 0 <= j < sizes[1] - 1 and 0 <= k < sizes[2] - 1:
+        a = (i * sizes[1] + j) * sizes[2] + k
+        b, c = a + sizes[2], a + sizes[1] * sizes[2]
+        d, f = c + sizes[2], narrow(gradient, weight * each[0])
+        gradient[a] += f * s[0]
+        gradient[a + 1] += f * s[1]
+        gradient[b] += f * s[2]
+        gradient[b + 1] += f * s[3]
+        gradient[c] += f * s[4]
+        gradient[c + 1] += f * s[5]
+        gradient[d] += f * s[6]
+        gradient[d + 1] += f * s[7]
+        return
+    for corner in range(8):
+        index = _voxel(sizes, i, j, k, corner)
+        if index >= 0:
+            channel = 0 if structure is None else structure[index]
+            if channel < len(each):
+                gradient[index] += weight * s[corner] * each[channel]
+
+
+@njit(forceinline=True, **EXACT)
+def add_slope(slope, along, moment):
+    for axis in range(3):
+        slope[0, axis] += along[axis]
+        slope[1, axis] += moment[axis]
