@@ -33,7 +33,10 @@ COMPONENTS = ("rx", "ry", "rz", "rotation", "tx", "ty", "tz", "translation")
 def table(result: dict) -> str:
     """Ratios, seconds and memory, errors and gradients."""
     versions = ", ".join(f"{package} {v}" for package, v in result["versions"].items())
-    parts = [result["machine"] + "; " + versions]
+    command = "python scripts/benchmark_volume.py" + " --quick" * result["quick"]
+    command += f" --device {result['device']}" * (result["device"] != "cpu")
+    parts = ["# The volume renderer and its peers, measured", f"`{command}`, times in seconds"]
+    parts += [result["machine"] + "; " + versions, "![times of the renderers](benchmark_volume.png)"]
     if result["quick"]:
         parts.append("A quick run: one round on one small volume.")
     parts.append("## How many times faster\n\n" + _ratio_table(result))
@@ -119,12 +122,13 @@ def _floor_table(result: dict) -> str:
     rows = []
     for c in result["cells"]:
         if c["mode"] == "forward" and c["seconds"]:
-            floor = 4 * c["count"] ** 3 / result["bandwidth"]
+            floor = result["share_seen"] * 4 * c["count"] ** 3 / result["bandwidth"]
             row = [f"{result['titles'][c['name']]}, {c['count']}^3, {c['size']} px"]
             rows.append(
                 [*row, f"{1000 * c['seconds']:.3g}", f"{1000 * floor:.3g}", f"{floor / c['seconds']:.0%}"]
             )
-    note = f"The floor: every byte of the volume once, at {result['bandwidth'] / 1e12:.1f} TB/s."
+    seen, rate = result["share_seen"], result["bandwidth"] / 1e12
+    note = f"The floor: each byte of the {seen:.0%} of the volume that is seen, once, at {rate:.1f} TB/s."
     return aligned(["", "ms", "floor ms", "share"], rows) + "\n\n" + note
 
 
@@ -174,8 +178,8 @@ def _gradients(result: dict) -> str:
     parts = [
         "Of a smooth weighted mean of the image, in twists (rotations about the volume's centre, "
         "translations). Deviations in per cent: of each component, and of all three together.",
-        f"Against central differences of the renderer's own image in float64, smooth body, "
-        f"{result['difference_size']} px:",
+        "Each renderer's gradient, in float32, against central differences of its own image in float64, "
+        f"smooth body, {result['difference_size']} px:",
         _gradient_table(
             result, {n: [d] if "gradient" in d else [] for n, d in result["differences"].items()}
         ),
@@ -187,6 +191,10 @@ def _gradients(result: dict) -> str:
                 result, {n: found.get(kind, {}).get("views", []) for n, found in result["looked"].items()}
             )
         )
+    parts.append(
+        "Of the sharp body, pixels and voxels are the error, not renderers: derivatives of single pixels are "
+        "steep where a ray grazes an edge, and the image samples them."
+    )
     return "\n\n".join(parts)
 
 

@@ -66,6 +66,13 @@ def world_from_voxel(count: int) -> torch.Tensor:
     return matrix
 
 
+def share_seen() -> float:
+    """The share of the volume that rays of a detector meet at the first pose."""
+    place = (torch.arange(64, dtype=torch.float64) + 0.5) * SIDE / 64 - SIDE / 2
+    shadow = camera(1000).project(pose(still()), torch.cartesian_prod(place, place, place))
+    return float(((shadow > -0.5) & (shadow < 999.5)).all(-1).double().mean())
+
+
 def weight(size: int) -> torch.Tensor:
     """A smooth weight of each pixel (H, W), of mean about a half: gradients are taken of its mean product."""
     place = (torch.arange(size, dtype=torch.float64) + 0.5) / size
