@@ -11,18 +11,21 @@ from shapefit.render._volume_triton_cells import (
     _add_share,
     _add_shares,
     _add_slopes,
+    _beyond,
     _corners,
+    _face,
     _integral,
     _interpolant,
-    _left_behind,
+    _left,
     _scatter,
     _scatter_corners,
     _slopes,
-    _turned_up,
     _value,
 )
 from shapefit.render._volume_triton_rays import (
     _add,
+    _border,
+    _cells,
     _clip,
     _cross,
     _fixed,
@@ -125,86 +128,65 @@ def trilinear(
     WHAT: tl.constexpr, LISTED: tl.constexpr, LABELLED: tl.constexpr, BITS: tl.constexpr,
     REAL: tl.constexpr, INDEX: tl.constexpr, LANES: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """The interpolant, exactly. What a slab knows of its far side, the next one knows of its near side."""
+    """The interpolant, exactly: cell by cell. Of a cell's voxels, four are those of the one before."""
     view, tile, n, own = _lanes(count, columns, tiles, LANES, COLUMNS)
     rays = _rays(source, direction, pixels, view, n, own, width, LISTED)
-    slabs, i, base, thickness, start, place, climb, slope, inverse, size, stride, origin, steepest = _slabs(
-        rays, ni, nj, nk, si, sj, sk, False, BITS, REAL, INDEX
+    cells, base, unit, cell, place, slope, rest_slope, inverse, stride, offset = _cells(
+        rays, ni, nj, nk, si, sj, sk, REAL, INDEX
     )
+    size = ni, nj, nk
     channel = tl.program_id(1)
     row = view * tl.num_programs(1) + channel
-    factor = tl.load(lengths + n, own, 0).to(REAL) * thickness
+    factor = tl.load(lengths + n, own, 0).to(REAL) * unit
     if WHAT != IMAGE:
         factor *= tl.load(grad + row * count + n, own, 0).to(REAL)
     zero = tl.zeros((LANES,), REAL)
     total, rest = zero, zero
-    along, moment, depth = (
-        (zero, zero, zero),
-        (zero, zero, zero),
-        zero,
-    )  # depth is from that of the first slab
-    low = zero, zero, zero, zero
-    place_j, place_k = place
+    along, moment, depth = (zero, zero, zero), (zero, zero, zero), zero  # depth in units, from the border
+    low, high = (zero, zero, zero, zero), (zero, zero, zero, zero)
     if WHAT != DATA_GRADIENT:
-        j, k = (place_j >> BITS).to(tl.int32), (place_k >> BITS).to(tl.int32)
-        offset = origin + i * stride[0] + j * stride[1] + k * stride[2]
-        near = own & _within(i, size[0])
-        low = _corners(data, structure, channel, offset, stride, _inside(j, k, size), near, LABELLED, REAL)
-    for _ in range(0, tl.max(tl.where(own, slabs, 0))):
-        j, k, u, v, one, two, first, second = _slab((place_j, place_k), climb, inverse, start, BITS, REAL)
-        offset = origin + i * stride[0] + j * stride[1] + k * stride[2]
-        near, far, inside = own & _within(i, size[0]), own & _within(i + 1, size[0]), _inside(j, k, size)
-        if WHAT == DATA_GRADIENT:
-            high = zero, zero, zero, zero
-        else:
-            ahead = offset + stride[0]
-            high = _corners(data, structure, channel, ahead, stride, inside, far, LABELLED, REAL)
-        begin, end, part = start, one, zero
-        for c in tl.static_range(3):
-            if WHAT == IMAGE:
-                part += _integral(low, high, u, v, slope, begin, end)
-            elif WHAT == DATA_GRADIENT:
-                low, high = _add_shares(low, high, u, v, slope, begin, end, factor)
-            else:
-                along, moment = _add_slopes(
-                    along, moment, low, high, u, v, slope, begin, end, depth, thickness
-                )
-            if c < 2:
-                crossing = first if c == 0 else second
-                if WHAT == DATA_GRADIENT:
-                    low = _left_behind(
-                        out, structure, channel, offset, stride, crossing, inside, near, low, LABELLED
-                    )
-                    ahead = offset + stride[0]
-                    high = _left_behind(
-                        out, structure, channel, ahead, stride, crossing, inside, far, high, LABELLED
-                    )
-                j, k, offset = _cross(crossing, j, k, offset, stride)
-                inside = _inside(j, k, size)
-                if WHAT != DATA_GRADIENT:
-                    low = _turned_up(
-                        data, structure, channel, offset, stride, crossing, inside, near, low, LABELLED, REAL
-                    )
-                    ahead = offset + stride[0]
-                    high = _turned_up(
-                        data, structure, channel, ahead, stride, crossing, inside, far, high, LABELLED, REAL
-                    )
-                u, v = u - crossing[0].to(REAL), v - crossing[1].to(REAL)
-                begin, end = end, two if c == 0 else zero + 1
-        if WHAT == DATA_GRADIENT:
-            _scatter_corners(out, structure, channel, offset, stride, inside, near, low, LABELLED)
+        inside, ahead = _inside(cell[1], cell[2], size), offset + stride[0]
+        near, far = own & _within(cell[0], ni), own & _within(cell[0] + 1, ni)
+        low = _corners(data, structure, channel, offset, stride, inside, near, LABELLED, REAL)
+        high = _corners(data, structure, channel, ahead, stride, inside, far, LABELLED, REAL)
+    for _ in range(0, tl.max(tl.where(own, cells, 0))):
+        length, crossing = _border(place, inverse)
         if WHAT == IMAGE:
-            total, rest = _add(total, rest, part)
-        low = high
-        place_j, place_k, i, start = place_j + climb[0], place_k + climb[1], i + 1, start * 0
-        depth += thickness
+            total, rest = _add(total, rest, _integral(low, high, place, slope, length))
+        elif WHAT == DATA_GRADIENT:
+            low, high = _add_shares(low, high, place, slope, length, factor)
+            at, inside = _face(crossing, 0, cell, offset, size, stride)
+            left = _left(crossing, low, high)
+            for c in tl.static_range(4):
+                _scatter(out, structure, channel, at[c], own & inside[c], left[c], LABELLED)
+            low, high = _beyond(crossing, low, high, (zero, zero, zero, zero))
+        else:
+            along, moment = _add_slopes(along, moment, low, high, place, slope, length, depth)
+        cell = (
+            cell[0] + crossing[0].to(tl.int32), cell[1] + crossing[1].to(tl.int32),
+            cell[2] + crossing[2].to(tl.int32),
+        )  # fmt: skip
+        offset += tl.where(crossing[0], stride[0], tl.where(crossing[1], stride[1], stride[2]))
+        if WHAT != DATA_GRADIENT:
+            at, inside = _face(crossing, 1, cell, offset, size, stride)
+            new = (
+                _value(data, structure, channel, at[0], own & inside[0], LABELLED, REAL),
+                _value(data, structure, channel, at[1], own & inside[1], LABELLED, REAL),
+                _value(data, structure, channel, at[2], own & inside[2], LABELLED, REAL),
+                _value(data, structure, channel, at[3], own & inside[3], LABELLED, REAL),
+            )
+            low, high = _beyond(crossing, low, high, new)
+        depth += length
+        place = (
+            tl.where(crossing[0], 0.0, place[0] + (length * slope[0] + length * rest_slope[0])),
+            tl.where(crossing[1], 0.0, place[1] + (length * slope[1] + length * rest_slope[1])),
+            tl.where(crossing[2], 0.0, place[2] + (length * slope[2] + length * rest_slope[2])),
+        )
     if WHAT == IMAGE:
         tl.store(out + row * count + n, total * factor, own)
     if WHAT == RAY_GRADIENT:
-        factor = factor.to(tl.float64)
-        along, moment = (
-            _turned_back(along, rays, steepest, factor), _turned_back(moment, rays, steepest, factor)
-        )  # fmt: skip
+        factor, unit = factor.to(tl.float64), unit.to(tl.float64)
+        along, moment = _turned_back(along, rays, 0, factor), _turned_back(moment, rays, 0, factor * unit)
         _store_ray_gradient(out, rays, along, moment, base, row * tiles + tile)
 
 

@@ -138,6 +138,59 @@ def _slabs(
 
 
 @triton.jit
+def _cells(rays, ni, nj, nk, si, sj, sk, REAL: tl.constexpr, INDEX: tl.constexpr):
+    """The way of rays through the cells of the interpolant, from one border to the next.
+
+    How many cells at most; the depth of the first border, and what a ray's unit of length is in depth, the
+    time to cross a cell along the steepest axis; the first cell, the place in it, slopes, what
+    rounding them left out, their inverses; strides, and the offset of the cell.
+    """
+    _, _, sx, sy, sz, dx, dy, dz = rays
+    px, dx, si, oi = _upwards(sx, dx, ni, si.to(INDEX))
+    py, dy, sj, oj = _upwards(sy, dy, nj, sj.to(INDEX))
+    pz, dz, sk, ok = _upwards(sz, dz, nk, sk.to(INDEX))
+    begin, end, hit = _clip(px, py, pz, dx, dy, dz, ni, nj, nk, -1.0)
+    unit = 1.0 / tl.where(hit, tl.maximum(tl.maximum(dx, dy), dz), 1.0)
+    i, t, slope_i, rest_i, inverse_i, count_i = _axis(px, dx, begin, end, ni, hit, unit, REAL)
+    j, u, slope_j, rest_j, inverse_j, count_j = _axis(py, dy, begin, end, nj, hit, unit, REAL)
+    k, v, slope_k, rest_k, inverse_k, count_k = _axis(pz, dz, begin, end, nk, hit, unit, REAL)
+    count = tl.where(hit, count_i + count_j + count_k + OUT, 0)
+    return (
+        count, begin, unit.to(REAL), (i, j, k), (t, u, v), (slope_i, slope_j, slope_k),
+        (rest_i, rest_j, rest_k), (inverse_i, inverse_j, inverse_k), (si, sj, sk),
+        oi + oj + ok + i * si + j * sj + k * sk,
+    )  # fmt: skip
+
+
+@triton.jit
+def _axis(p, d, begin, end, n, hit, unit, REAL: tl.constexpr):
+    """Along one axis: first cell, place in it, slope, its rounding, its inverse, and cells to cross."""
+    place = _place(p, n, d, begin)
+    cell = tl.floor(place)
+    slope = tl.where(hit, d * unit, 0.0)
+    rounded = slope.to(REAL)
+    count = (tl.floor(_place(p, n, d, end)) - cell).to(tl.int32)
+    return (
+        tl.where(hit, cell.to(tl.int32), n + OUT), (place - cell).to(REAL), rounded,
+        (slope - rounded.to(tl.float64)).to(REAL), (1 / tl.maximum(slope, 1e-30)).to(REAL), count,
+    )  # fmt: skip
+
+
+@triton.jit
+def _border(place, inverse):
+    """The way to the next border of a cell, and which it is."""
+    # rounding may have left a place a little beyond
+    i, j, k = (
+        tl.maximum(1 - place[0], 0.0) * inverse[0],
+        tl.maximum(1 - place[1], 0.0) * inverse[1],
+        tl.maximum(1 - place[2], 0.0) * inverse[2],
+    )
+    in_i = i <= tl.minimum(j, k)
+    in_j = (j <= k) & (in_i == 0)
+    return tl.minimum(i, tl.minimum(j, k)), (in_i, in_j, (in_i | in_j) == 0)
+
+
+@triton.jit
 def _fraction(x, BITS: tl.constexpr, REAL: tl.constexpr):
     if BITS == 32:  # the low word, for free
         return x.to(tl.uint32).to(REAL) * (1.0 / (1 << BITS))
@@ -147,7 +200,8 @@ def _fraction(x, BITS: tl.constexpr, REAL: tl.constexpr):
 
 @triton.jit
 def _within(x, n):
-    return (x >= 0) & (x < n)
+    """0 <= x < n, in one comparison: what is negative is a large unsigned number."""
+    return x.to(tl.uint32, bitcast=True) < n.to(tl.uint32, bitcast=True)
 
 
 @triton.jit
@@ -187,9 +241,8 @@ def _cross(crossing, j, k, offset, stride):
 @triton.jit
 def _inside(j, k, size):
     """Which corners of the cell (j, k) are columns of voxels: 00, 10, 01, 11."""
-    j0, j1, k0, k1 = (
-        _within(j, size[1]), _within(j + 1, size[1]), _within(k, size[2]), _within(k + 1, size[2])
-    )  # fmt: skip
+    j0, j1 = _within(j, size[1]), _within(j + 1, size[1])
+    k0, k1 = _within(k, size[2]), _within(k + 1, size[2])
     return j0 & k0, j1 & k0, j0 & k1, j1 & k1
 
 
