@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import trimesh
@@ -70,7 +70,8 @@ def register_views(
     order, fallen, fallen_order = torch.arange(len(poses)), poses[:0], torch.arange(0)
     for n, name in enumerate(STAGES):
         report(f"{name} images", (0.05, 0.35, 0.6)[n])
-        scene = scene_at(problem, settings.pixels[n])
+        how = settings if name == STAGES[-1] else replace(settings, method="raymarch")
+        scene = scene_at(problem, settings.pixels[n])._replace(settings=how)
         compared = drawn(scene, settings.rays[n], generator)
         rank = _judged(scene, poses, compared).argsort()
         keep, rest = rank.split([count := min(len(rank), (*settings.finalists, 1)[n]), len(rank) - count])

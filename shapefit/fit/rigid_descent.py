@@ -21,7 +21,7 @@ from shapefit.volume import Volume
 PROBE = 0.1  # units over which the features' change is taken
 RENEWED = 3  # steps for which a curvature serves
 LONGEST = 1.5  # units, the longest step
-SETTLED = 1e-6  # change of the loss that ends a descent
+SETTLED = 2e-6  # change of the loss that ends a descent
 
 
 class Scene(NamedTuple):
@@ -37,13 +37,13 @@ class Scene(NamedTuple):
 
 
 def drawn(scene: Scene, rays: int, generator: torch.Generator | None = None) -> list[Patches]:
-    """Patches of every view: at random places, as many as `rays` pay for, or all over it."""
+    """Patches of every view: at random places, as many as `rays` for all views pay for, or all over it."""
     settings, parts = scene.settings, []
     for image in scene.seen:
         pixels = (
             tiles(image, settings.patch)
             if generator is None
-            else random_patches(image, settings.patch, rays, generator)
+            else random_patches(image, settings.patch, rays // len(scene.seen), generator)
         )
         parts.append(patches(image, pixels, settings.gradient_weight))
     return parts
@@ -97,7 +97,8 @@ def descend(
     """
     batch, curvature = len(poses), torch.eye(6).to(poses).repeat(len(poses), 1, 1)
     best, gradient = torch.full((batch,), torch.inf).to(poses), torch.zeros(batch, 6).to(poses)
-    damping, trial, renewed = torch.full((batch,), 1e-2).to(poses), poses, -RENEWED
+    damping, stretch = torch.full((batch,), 1e-2).to(poses), torch.full((batch,), 2.0).to(poses)
+    trial, renewed = poses, -RENEWED
     for k in range(steps + 1):
         loss, slope = _slope(scene, trial, compared)
         better = loss < best  # never where the loss is not a number
@@ -105,7 +106,9 @@ def descend(
         poses = torch.where(better[:, None, None], trial, poses)
         gradient = torch.where(better[:, None], slope, gradient)
         best = torch.where(better, loss, best)
-        damping = torch.where(better, damping / 4, damping * 8).clamp(1e-6, 1e8)
+        damping = torch.where(better, damping / 4, damping * 4).clamp(1e-4, 1e8)
+        # noise is no part of the bone's features: where the best match is poor, full steps are too short
+        stretch = torch.where(better, stretch * 1.6, stretch / 3).clamp(0.5, 10.0)
         winner = int(best.argmin())
         track.append((float(best[winner]), poses[winner]))
         if k == steps or (settled | (damping > 1e4)).all():
@@ -114,6 +117,7 @@ def descend(
             curvature, renewed = _curvature(scene, poses, compared), k
         ridge = damping[:, None] * curvature.diagonal(dim1=1, dim2=2) + 1e-6
         step = -torch.linalg.solve(curvature + torch.diag_embed(ridge), gradient)
+        step = stretch[:, None] * step
         step = step / (step.norm(dim=1, keepdim=True) / LONGEST).clamp(min=1)
         trial = moved(scene, poses, step)
     return poses, best

@@ -72,10 +72,12 @@ def line_integrals(
 ) -> Float[Tensor, "B N"]:
     """Attenuation line integrals (unitless) along the rays of some pixels, or of all.
 
-    A mesh is a cortical shell around a weaker interior, as in `fit_xrays`.
+    "raymarch" takes one sample per voxel's edge of depth. A mesh is a cortical shell around a weaker interior, as in `fit_xrays`.
     """
     if isinstance(matter, Volume):
-        return render_volume(matter, camera_from_bone, camera, settings.method, pixels=pixels).flatten(1)
+        step = float(matter.spacing.min())
+        lines = render_volume(matter, camera_from_bone, camera, settings.method, step, pixels)
+        return lines.flatten(1)
     vertices = matter.vertices.float().expand(len(camera_from_bone), -1, -1)
     cortex, _ = bone_xray(
         vertices, matter.faces, matter.structure, camera_from_bone.float(), camera,

@@ -17,25 +17,25 @@ class RegisterSettings:
     """degrees, how far the bone may be turned from its start, about any axis through its centre"""
     starts: int = 64
     """poses tried within that range, the given one among them; 1: only the given one"""
-    finalists: tuple[int, int] = (5, 2)
+    finalists: tuple[int, int] = (8, 2)
     """how many of them are refined on the coarse images, and how many of these on the middle ones"""
     pixels: tuple[int, int, int] = (48, 96, 256)
     """pixels along the longer side of the image: coarse, middle, fine"""
-    steps: tuple[int, int, int] = (10, 6, 8)
+    steps: tuple[int, int, int] = (10, 6, 12)
     """most optimisation steps on each of them"""
     patch: int = 24
     """pixels, edge of the patches within which images are correlated, on each of them; halves of it, too"""
-    rays: tuple[int, int, int] = (2304, 4608, 9216)
-    """rays drawn at random patches of each view and step, at most, on each of them; 0: all"""
+    rays: tuple[int, int, int] = (5120, 10240, 20480)
+    """rays drawn at random patches of all views together, at most, on each of them; 0: all"""
     gradient_weight: float = 0.5
     """how much the correlation of image gradients counts beside that of images"""
     method: str = "trilinear"
-    """how a CT is integrated along rays: trilinear, siddon or raymarch"""
+    """how a CT is integrated along rays of the fine images: trilinear, siddon or raymarch (as on the others)"""
     shell: float = 2.5
     """mm, thickness of the cortical shell of a mesh in its X-ray"""
     interior: float = 0.1
     """attenuation of a mesh's interior relative to its cortical shell"""
-    accept: float = 0.5
+    accept: float = 0.4
     """correlation in patches with bone below which a registration is declared failed (0 to 1)"""
     seed: int = 0
     """of the spread of starts and of the patches that are drawn"""
