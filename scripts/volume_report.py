@@ -192,8 +192,9 @@ def _gradients(result: dict) -> str:
             )
         )
     parts.append(
-        "Of the sharp body, pixels and voxels are the error, not renderers: derivatives of single pixels are "
-        "steep where a ray grazes an edge, and the image samples them."
+        "The sharp body's own derivative is of differences over 1 mm and 0.01 rad in an image four times "
+        "finer, and good to 2 %. Siddon's derivative is the right one of constant voxels: its scatter is the "
+        "method's, whoever draws it."
     )
     return "\n\n".join(parts)
 
