@@ -69,8 +69,8 @@ def losses(scene: Scene, poses: Float64[Tensor, "B 4 4"], compared: list[Patches
 
 
 def moved(
-    scene: Scene, poses: Float64[Tensor, "*batch 4 4"], twist: Float64[Tensor, "*batch 6"]
-) -> Float64[Tensor, "*batch 4 4"]:
+    scene: Scene, poses: Float64[Tensor, "*batch 4 4"], twist: Float64[Tensor, "*twists 6"]
+) -> Float64[Tensor, "*moved 4 4"]:
     """Poses world_from_bone after a turn about the bone's centre and a shift, in the scene's units."""
     step = (twist * scene.unit).unflatten(-1, (2, 3)) @ scene.axes.T
     turn = se3.exp(torch.cat([step[..., 0, :], torch.zeros_like(step[..., 0, :])], -1))[..., :3, :3]
