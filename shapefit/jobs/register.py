@@ -124,7 +124,9 @@ def write_registration(
             read.matter, posed, start, found.world_from_bone, centre, list(colours.values()), settings
         )
         tell("animation", 0.2)
-        film = draw_animation(read.matter, posed, start, found.history, list(colours.values()), settings)
+        film = draw_animation(
+            read.matter, posed, start, centre, found.history, list(colours.values()), settings
+        )
         page = ""
         if found.converged:
             write_tfm(folder / "pose.tfm", found.world_from_bone)

@@ -28,7 +28,7 @@ from shapefit.settings import RegisterSettings
 from shapefit.view import View
 from shapefit.volume import Volume
 
-_RAYS = 0.6  # rays of a CT along an edge of the animation, as a share of its pixels
+_STILL, _FILM = 0.5, 0.6  # voxels of a CT between neighbouring rays of a picture, and of the animation
 
 
 @torch.no_grad()
@@ -48,7 +48,9 @@ def draw_views(
         camera_from_world = _camera_from_world(view)
         grey = xray_picture(view, camera.height, camera.width)
         poses = torch.stack([camera_from_world @ start, camera_from_world @ end])
-        first, last = (arrays(shadow) for shadow in shadows(matter, poses, camera, settings))
+        few = _few_rays(matter, camera, float(se3.transform(poses[1], centre[None])[0, 2]), _STILL)
+        size = camera.height, camera.width
+        first, last = (enlarged(arrays(shadow), *size) for shadow in shadows(matter, poses, few, settings))
         of_ct = isinstance(matter, Volume)
         line = last.sum(0) if of_ct else arrays(drr(matter, poses[1], camera, settings))
         drawn.append(
@@ -70,6 +72,7 @@ def draw_animation(
     matter: Matter,
     views: Sequence[View],
     start: Float64[Tensor, "4 4"],
+    centre: Float64[Tensor, "3"],
     history: Sequence[dict],
     colours: Sequence[str],
     settings: RegisterSettings,
@@ -77,16 +80,17 @@ def draw_animation(
     """The way from the start along the history's poses, as a GIF."""
     steps = [history[n] for n in chosen(len(history))] if history else []
     way = [start, *(torch.tensor(step["world_from_bone"], dtype=torch.float64) for step in steps)]
-    of_ct = isinstance(matter, Volume)
+    if isinstance(matter, Volume):
+        matter = matter.downsampled(2)
     greys: list[ndarray] = []
     seen: list[list[ndarray]] = []
     for view in views:
         camera = drawn_camera(view.camera, WIDTH)
         size = camera.height, camera.width
         greys.append(xray_picture(view, *size))
-        # edges are found on smooth pictures: fewer rays will do
-        small = camera.resized(*(max(1, round(_RAYS * n)) for n in size)) if of_ct else camera
         poses = _camera_from_world(view) @ torch.stack(way)
+        depth = float(se3.transform(poses[-1], centre[None])[0, 2])
+        small = _few_rays(matter, camera, depth, _FILM)
         seen.append(
             [
                 enlarged(arrays(shadow), *size)
@@ -118,6 +122,15 @@ def drr(
     """The line integrals that the registration compares with the X-ray, unitless."""
     lines = line_integrals(matter_of(matter), camera_from_bone[None], camera, None, settings)
     return lines.view(camera.height, camera.width)
+
+
+def _few_rays(matter: Matter, camera: Camera, depth: float, voxels: float) -> Camera:
+    """The detector with rays no closer than so many voxels of a CT at `depth` mm: finer ones see no more."""
+    if not isinstance(matter, Volume):
+        return camera
+    pitch = float(camera.delx) * depth / float(camera.sdd)
+    factor = min(1.0, pitch / (voxels * float(matter.spacing.min())))
+    return camera.resized(*(max(32, round(factor * n)) for n in (camera.height, camera.width)))
 
 
 def _camera_from_world(view: View) -> Float64[Tensor, "4 4"]:
