@@ -72,7 +72,8 @@ def line_integrals(
 ) -> Float[Tensor, "B N"]:
     """Attenuation line integrals (unitless) along the rays of some pixels, or of all.
 
-    "raymarch" takes one sample per voxel's edge of depth. A mesh is a cortical shell around a weaker interior, as in `fit_xrays`.
+    "raymarch" takes one sample per voxel's edge of depth. A mesh is a cortical shell around a weaker
+    interior, as in `fit_xrays`.
     """
     if isinstance(matter, Volume):
         step = float(matter.spacing.min())

@@ -30,7 +30,7 @@ class RegisterSettings:
     gradient_weight: float = 0.5
     """how much the correlation of image gradients counts beside that of images"""
     method: str = "trilinear"
-    """how a CT is integrated along rays of the fine images: trilinear, siddon or raymarch (as on the others)"""
+    """how a CT is integrated on the fine images: trilinear, siddon or raymarch, which serves on the others"""
     shell: float = 2.5
     """mm, thickness of the cortical shell of a mesh in its X-ray"""
     interior: float = 0.1
