@@ -48,9 +48,9 @@ def within(x, low, high):
 def walk(source, direction, low, high, cells, ends, crossed):
     """List the unit cells [k, k + 1) of the box [low, high) that a ray crosses; their number.
 
-    In order of rising place on the ray's fastest axis w: of cell m its indices cells[m] on the three
-    axes, the places ends[m] and ends[m + 1] on w between which the ray is in it, and the axes crossed[m] and
-    crossed[m + 1] of the planes there.
+    In order of rising place on the ray's fastest axis w: of cell m its indices cells[:, m] on the three
+    axes, the places ends[m] and ends[m + 1] on w between which the ray is in it, and the axes crossed[m]
+    and crossed[m + 1] of the planes there.
     """
     begin, end, enters, leaves = clip(source, direction, low, high)
     if not begin < end:
@@ -91,14 +91,14 @@ def walk(source, direction, low, high, cells, ends, crossed):
             for turn in range(2):
                 if (turn == 0) == (turn_u <= turn_v):
                     if next_u != cell_u:
-                        cells[m, w], cells[m, u], cells[m, v] = layer, cell_u, cell_v
+                        cells[w, m], cells[u, m], cells[v, m] = layer, cell_u, cell_v
                         m += 1
                         ends[m], crossed[m], cell_u = turn_u, u, next_u
                 elif next_v != cell_v:
-                    cells[m, w], cells[m, u], cells[m, v] = layer, cell_u, cell_v
+                    cells[w, m], cells[u, m], cells[v, m] = layer, cell_u, cell_v
                     m += 1
                     ends[m], crossed[m], cell_v = turn_v, v, next_v
-        cells[m, w], cells[m, u], cells[m, v] = layer, cell_u, cell_v
+        cells[w, m], cells[u, m], cells[v, m] = layer, cell_u, cell_v
         m += 1
         ends[m], crossed[m], here = there, w, there
     crossed[m] = leaves if m else START

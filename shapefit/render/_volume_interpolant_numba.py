@@ -9,7 +9,10 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-from shapefit.render._volume_cells_numba import EXACT
+from shapefit.render._volume_cells_numba import EXACT, fastest
+from shapefit.render._volume_torch import GAUSS
+
+NODES = 64  # cells whose nodes are listed at a time: the lists stay in the fastest cache
 
 
 def value(flat, index):
@@ -44,23 +47,64 @@ def _narrow_for(flat, x):
     return lambda flat, x: np.float32(x)
 
 
-@njit(forceinline=True, **EXACT)
-def gauss(flat, source, ray, w, i, j, k, begin, end, offset):
-    """A Gauss point between two places on axis w: its place in cell (i, j, k), and its depth."""
-    depth = (0.5 * (begin + end) + offset * (end - begin) - source[w]) / ray[w]
-    x, y, z = source[0] + depth * ray[0] - i, source[1] + depth * ray[1] - j, source[2] + depth * ray[2] - k
-    return narrow(flat, x), narrow(flat, y), narrow(flat, z), depth
+@njit(**EXACT)
+def room_for_nodes(flat):
+    """Lists for the nodes in NODES cells, at most two in each.
+
+    Of a cell: its indices; the flat index of its first corner, -1 where not all corners are voxels; places
+    in it, on 3 axes for the first node and 3 for the second; a node's weight; depths.
+    """
+    cell, base = np.empty((3, NODES), np.int32), np.empty(NODES, np.int64)
+    return cell, base, np.full((6, NODES), narrow(flat, 0.0)), np.empty(NODES), np.empty((2, NODES))
+
+
+@njit(**EXACT)
+def gauss_nodes(flat, sizes, source, ray, cells, ends, begin, end, nodes):
+    """Two Gauss points, exact for a cubic, in each of the cells `begin` to `end` of a walk."""
+    cell, base, place, weight, depth = nodes
+    w = fastest(ray)
+    inverse, scale, start = 1.0 / ray[w], 0.5 * abs(1.0 / ray[w]), source[w]
+    s0, s1, s2, d0, d1, d2 = source[0], source[1], source[2], ray[0], ray[1], ray[2]
+    for n in range(end - begin):
+        m = begin + n
+        length, middle = ends[m + 1] - ends[m], 0.5 * (ends[m + 1] + ends[m]) - start
+        near, far = (middle - GAUSS * length) * inverse, (middle + GAUSS * length) * inverse
+        i, j, k = cells[0, m], cells[1, m], cells[2, m]
+        cell[0, n], cell[1, n], cell[2, n] = i, j, k
+        base[n] = first_corner(sizes, i, j, k)
+        weight[n], depth[0, n], depth[1, n] = scale * length, near, far
+        place[0, n], place[3, n] = narrow(flat, s0 + near * d0 - i), narrow(flat, s0 + far * d0 - i)
+        place[1, n], place[4, n] = narrow(flat, s1 + near * d1 - j), narrow(flat, s1 + far * d1 - j)
+        place[2, n], place[5, n] = narrow(flat, s2 + near * d2 - k), narrow(flat, s2 + far * d2 - k)
+
+
+@njit(**EXACT)
+def march_nodes(flat, sizes, source, ray, low, high, begin, end, step, nodes):
+    """Samples `begin` to `end` of a march, one in a cell."""
+    cell, base, place, weight, depth = nodes
+    s0, s1, s2, d0, d1, d2 = source[0], source[1], source[2], ray[0], ray[1], ray[2]
+    l0, l1, l2, h0, h1, h2 = low[0], low[1], low[2], high[0] - 1.0, high[1] - 1.0, high[2] - 1.0
+    for n in range(end - begin):
+        z = (begin + n + 0.5) * step
+        x0, x1, x2 = s0 + z * d0, s1 + z * d1, s2 + z * d2
+        # clamped, because rounding may leave the box
+        i = min(max(np.floor(x0), l0), h0)
+        j = min(max(np.floor(x1), l1), h1)
+        k = min(max(np.floor(x2), l2), h2)
+        cell[0, n], cell[1, n], cell[2, n] = int(i), int(j), int(k)
+        base[n] = first_corner(sizes, int(i), int(j), int(k))
+        weight[n], depth[0, n] = step, z
+        place[0, n], place[1, n], place[2, n] = (
+            narrow(flat, x0 - i),
+            narrow(flat, x1 - j),
+            narrow(flat, x2 - k),
+        )
 
 
 @njit(forceinline=True, **EXACT)
-def place(flat, source, ray, low, high, depth):
-    """The cell at a depth, in the box, and the place in it."""
-    x, y, z = source[0] + depth * ray[0], source[1] + depth * ray[1], source[2] + depth * ray[2]
-    # as floats first: rounding may leave the box
-    i = min(max(np.floor(x), low[0]), high[0] - 1.0)
-    j = min(max(np.floor(y), low[1]), high[1] - 1.0)
-    k = min(max(np.floor(z), low[2]), high[2] - 1.0)
-    return int(i), int(j), int(k), narrow(flat, x - i), narrow(flat, y - j), narrow(flat, z - k)
+def first_corner(sizes, i, j, k):
+    inside = (i >= 0) & (i < sizes[0] - 1) & (j >= 0) & (j < sizes[1] - 1) & (k >= 0) & (k < sizes[2] - 1)
+    return (i * sizes[1] + j) * sizes[2] + k if inside else -1
 
 
 @njit(forceinline=True, **EXACT)
@@ -78,10 +122,10 @@ def _counted_or_0(flat, structure, each, sizes, i, j, k):
 
 
 @njit(forceinline=True, **EXACT)
-def corners(flat, structure, each, sizes, i, j, k):
+def corners(flat, structure, each, sizes, base, i, j, k):
     """The eight corners of a cell, k running fastest: values, or with `each` what they count."""
-    if structure is None and 0 <= i < sizes[0] - 1 and 0 <= j < sizes[1] - 1 and 0 <= k < sizes[2] - 1:
-        a = (i * sizes[1] + j) * sizes[2] + k
+    if structure is None and base >= 0:
+        a = base
         b, c = a + sizes[2], a + sizes[1] * sizes[2]
         d, f = c + sizes[2], narrow(flat, each[0])
         return (
@@ -153,9 +197,9 @@ def add_values(flat, structure, sizes, i, j, k, weight, shares, total):
 
 
 @njit(forceinline=True, **EXACT)
-def add_weights(gradient, structure, each, sizes, i, j, k, weight, s):
-    if structure is None and 0 <= i < sizes[0] - 1 and 0 <= j < sizes[1] - 1 and 0 <= k < sizes[2] - 1:
-        a = (i * sizes[1] + j) * sizes[2] + k
+def add_weights(gradient, structure, each, sizes, base, i, j, k, weight, s):
+    if structure is None and base >= 0:
+        a = base
         b, c = a + sizes[2], a + sizes[1] * sizes[2]
         d, f = c + sizes[2], narrow(gradient, weight * each[0])
         gradient[a] += f * s[0]

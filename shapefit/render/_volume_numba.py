@@ -16,12 +16,13 @@ from torch import Tensor
 
 from shapefit.render import _volume_sums_numba as sums
 from shapefit.render._volume_cells_numba import EXACT, samples, walk
+from shapefit.render._volume_interpolant_numba import NODES, gauss_nodes, march_nodes, room_for_nodes
 from shapefit.render._volume_torch import METHODS
 
 TILE = 16  # pixels along the edge of a tile: its rays share what they load of the volume
 RAYS = TILE * TILE  # that a thread takes at a time
 LAYERS = 32  # of the volume, for its gradient
-SIDDON, RAYMARCH = METHODS.index("siddon"), METHODS.index("raymarch")
+SIDDON, TRILINEAR, _ = range(len(METHODS))
 
 
 def line_integral(
@@ -88,8 +89,8 @@ def line_integral_ray_gradient(
 
 
 def _volume(data, structure):
-    """The voxels in a row; halves as their bits, which Numba takes, and what it does not know as float32."""
-    if data.dtype in (torch.bfloat16, torch.uint16, torch.uint32, torch.uint64):
+    """The voxels in a row: half floats as their bits, since Numba has none; other types copied as float32."""
+    if data.dtype not in (torch.float16, torch.float32, torch.float64):
         data = data.float()
     flat = data.contiguous().view(-1)
     flat = (flat.view(torch.uint16) if data.dtype == torch.float16 else flat).numpy()
@@ -144,20 +145,21 @@ def _render_part(flat, structure, sizes, source, direction, rays, method, step, 
     place, pixel, lengths, width = rays
     shift, low, high = _lattice(sizes, method)
     start, ray, total = source + shift, np.empty(3), np.empty(len(image))
-    cells, ends, crossed = _lists(sizes)
+    cells, ends, crossed, nodes = _lists(flat, sizes)
     for o in range(len(place)):
         n, p = place[o], pixel[o]
         _aim(direction, p, width, ray)
         total[:] = 0.0
-        if method == RAYMARCH:
-            begin, end = samples(start, ray, low, high, step)
-            sums.raymarch_sum(flat, structure, sizes, start, ray, low, high, begin, end, step, total)
-        else:
+        if method == SIDDON:
             m = walk(start, ray, low, high, cells, ends, crossed)
-            if method == SIDDON:
-                sums.siddon_sum(flat, structure, sizes, ray, cells, ends, m, total)
-            else:
-                sums.trilinear_sum(flat, structure, sizes, start, ray, cells, ends, m, total)
+            sums.siddon_sum(flat, structure, sizes, ray, cells, ends, m, total)
+        else:
+            line = start, ray, low, high, step
+            begin, end, per = _stretch(line, method, cells, ends, crossed)
+            while begin < end:
+                m = _list(flat, sizes, line, method, cells, ends, begin, end, nodes)
+                sums.interpolant_sum(flat, structure, sizes, nodes, m, per, total)
+                begin += m
         for c in range(len(total)):
             image[c, n] = total[c] * lengths[n]
 
@@ -180,22 +182,23 @@ def _lean_part(grad, flat, structure, sizes, source, direction, rays, method, st
     place, pixel, lengths, width = rays
     shift, low, high = _lattice(sizes, method)
     start, ray, each, slope = source + shift, np.empty(3), np.empty(len(grad)), np.empty((2, 3))
-    cells, ends, crossed = _lists(sizes)
+    cells, ends, crossed, nodes = _lists(flat, sizes)
     for o in range(len(place)):
         n, p = place[o], pixel[o]
         _aim(direction, p, width, ray)
         slope[:] = 0.0
         for c in range(len(each)):
             each[c] = grad[c, n] * lengths[n]
-        if method == RAYMARCH:
-            begin, end = samples(start, ray, low, high, step)
-            sums.raymarch_slope(flat, structure, each, sizes, start, ray, low, high, begin, end, step, slope)
-        else:
+        if method == SIDDON:
             m = walk(start, ray, low, high, cells, ends, crossed)
-            if method == SIDDON:
-                sums.siddon_slope(flat, structure, each, sizes, start, ray, cells, ends, crossed, m, slope)
-            else:
-                sums.trilinear_slope(flat, structure, each, sizes, start, ray, cells, ends, m, slope)
+            sums.siddon_slope(flat, structure, each, sizes, start, ray, cells, ends, crossed, m, slope)
+        else:
+            line = start, ray, low, high, step
+            begin, end, per = _stretch(line, method, cells, ends, crossed)
+            while begin < end:
+                m = _list(flat, sizes, line, method, cells, ends, begin, end, nodes)
+                sums.interpolant_slope(flat, structure, each, sizes, nodes, m, per, slope)
+                begin += m
         i, j = p // width, p % width
         for axis in range(3):
             total[axis, 0] += slope[1, axis] * j
@@ -228,25 +231,49 @@ def _weigh_layer(grad, gradient, structure, sizes, source, direction, rays, meth
     shift, low, high = _lattice(sizes, method)
     low[within[0]], high[within[0]] = within[1], within[2]  # of one layer alone
     start, ray, each = source + shift, np.empty(3), np.empty(len(grad))
-    cells, ends, crossed = _lists(sizes)
+    cells, ends, crossed, nodes = _lists(gradient, sizes)
     for o in range(len(place)):
         n, p = place[o], pixel[o]
         _aim(direction, p, width, ray)
         for c in range(len(each)):
             each[c] = grad[c, n] * lengths[n]
-        if method == RAYMARCH:
-            begin, end = samples(start, ray, low, high, step)
-            sums.raymarch_spread(gradient, structure, each, sizes, start, ray, low, high, begin, end, step)
-        else:
+        if method == SIDDON:
             m = walk(start, ray, low, high, cells, ends, crossed)
-            if method == SIDDON:
-                sums.siddon_spread(gradient, structure, each, sizes, ray, cells, ends, m)
-            else:
-                sums.trilinear_spread(gradient, structure, each, sizes, start, ray, cells, ends, m)
+            sums.siddon_spread(gradient, structure, each, sizes, ray, cells, ends, m)
+        else:
+            line = start, ray, low, high, step
+            begin, end, per = _stretch(line, method, cells, ends, crossed)
+            while begin < end:
+                m = _list(gradient, sizes, line, method, cells, ends, begin, end, nodes)
+                sums.interpolant_spread(gradient, structure, each, sizes, nodes, m, per)
+                begin += m
 
 
 @njit(**EXACT)
-def _lists(sizes):
-    """Room for the longest walk: it crosses at most 3 cells in each layer."""
+def _lists(flat, sizes):
+    """Room for the longest walk, which crosses at most 3 cells in each layer, and for some of its nodes."""
     most = 3 * (max(sizes) + 2)
-    return np.empty((most, 3), np.int32), np.empty(most + 1), np.empty(most + 1, np.int8)
+    cells, ends, crossed = np.empty((3, most), np.int32), np.empty(most + 1), np.empty(most + 1, np.int8)
+    return cells, ends, crossed, room_for_nodes(flat)
+
+
+@njit(**EXACT)
+def _stretch(line, method, cells, ends, crossed):
+    """Walk, or see which samples a march takes: the first, one after the last, how many nodes to a cell."""
+    source, ray, low, high, step = line
+    if method == TRILINEAR:
+        return 0, walk(source, ray, low, high, cells, ends, crossed), 2
+    begin, end = samples(source, ray, low, high, step)
+    return begin, end, 1
+
+
+@njit(**EXACT)
+def _list(flat, sizes, line, method, cells, ends, begin, end, nodes):
+    """List the nodes from cell `begin` on, as far as there is room; how many cells they lie in."""
+    source, ray, low, high, step = line
+    end = min(begin + NODES, end)
+    if method == TRILINEAR:
+        gauss_nodes(flat, sizes, source, ray, cells, ends, begin, end, nodes)
+    else:
+        march_nodes(flat, sizes, source, ray, low, high, begin, end, step, nodes)
+    return end - begin
