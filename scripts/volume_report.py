@@ -231,7 +231,8 @@ def plot(result: dict, path: Path) -> None:
                 axes.barh(y + shift, seconds, 0.26, color=shade, alpha=1 if known else 0.35)
                 label = f"{seconds:.2g} s" if known else f"~{seconds:.2g} s"
                 faster = ratio(result, *kin, count, size, mode) if kin else ""
-                label += f"   {faster}x as fast as {result['titles'][kin[1]].split(',')[0]}" if faster else ""
+                about = "~" * faster.startswith("(") + faster.strip("()")
+                label += f"   {about}x as fast as {result['titles'][kin[1]].split(',')[0]}" if faster else ""
                 axes.text(seconds * 1.1, y + shift, label, va="center", fontsize=7.5)
         axes.set_yticks(range(len(names)), [result["titles"][n] for n in names])
         for tick in axes.get_yticklabels():
