@@ -95,7 +95,7 @@ def _drawn(
                 name,
                 font=_font(13),
                 fill="#FFFFFF",
-                stroke_width=2,
+                stroke_width=1,
                 stroke_fill="#000000",
             )
         left += grey.shape[1] + _GAP

@@ -77,7 +77,7 @@ def overlay(
     """An X-ray with the edges of each part of the bone in its colour, with a dark rim."""
     drawn = np.repeat(grey[..., None].astype(np.float64), 3, axis=2)
     lines = [edges(part) for part in parts]
-    rim = np.clip(gaussian_filter(np.max(lines, axis=0), max(grey.shape) / 560), 0, 0.45)[..., None]
+    rim = np.clip(gaussian_filter(np.max(lines, axis=0), max(grey.shape) / 560), 0, 0.35)[..., None]
     drawn *= 1 - rim
     for line, colour in zip(lines, colours, strict=True):
         drawn += (np.array(rgb(colour)) - drawn) * line[..., None]
