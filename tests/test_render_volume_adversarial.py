@@ -282,11 +282,11 @@ def test_a_large_image_is_that_of_its_pixels_and_0_beside_the_volume(backend, me
 # --- types, orders of memory, batches ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.uint8, torch.int16])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.uint8])
 @pytest.mark.parametrize(("backend", "method"), CASES)
 def test_small_types_hold_the_same_volume(backend, method, dtype):
     if backend == "triton" and dtype in (torch.uint8, torch.bfloat16):
-        pytest.skip("two types are enough of the slow interpreter")
+        pytest.skip("one type is enough of the slow interpreter")
     given = scene(0 if backend == "triton" else 6)
     data = (given.volume.data * 40 + 100).round().clamp(0, 255).to(dtype)
     small = shown(given._replace(volume=replace(given.volume, data=data)), backend, method)
@@ -355,31 +355,32 @@ def test_results_are_the_same_bits_on_every_run(backend, method):
     assert all(torch.equal(a, b) for a, b in list(zip(*runs, strict=True))[:same])
 
 
-def test_the_number_of_threads_does_not_change_a_bit(tmp_path):
+def test_the_number_of_threads_does_not_change_a_bit():
+    # in a process of its own, since numba starts its threads once
     program = """
 import sys, numba, torch
-sys.path[:0] = sys.argv[2:]
+from dataclasses import replace
+sys.path[:0] = sys.argv[1:]
 from volume_brute_force import METHODS, scene, views
-numba.set_num_threads(int(sys.argv[1].split("/")[-1][0]))
-results = []
 given = scene(5, size=(40, 44), labelled=True)
 for method in METHODS:
-    data, poses = given.volume.data.float().requires_grad_(), given.camera_from_world[None].requires_grad_()
-    given = given._replace(volume=type(given.volume)(
-        data, given.volume.world_from_voxel, given.volume.structure, given.volume.names))
-    image = views(given, poses, "numba", method)
-    results += [image.detach(), *torch.autograd.grad(image.square().sum(), (data, poses))]
-torch.save(results, sys.argv[1])
-"""
-    found = []
+    runs = []
     for threads in (1, 2, 3):
-        path = tmp_path / f"{threads}.pt"
-        environment = os.environ | {"NUMBA_NUM_THREADS": "3", "OMP_NUM_THREADS": "1"}
-        folders = [os.path.dirname(__file__), os.path.dirname(os.path.dirname(__file__))]
-        subprocess.run([sys.executable, "-c", program, str(path), *folders], env=environment, check=True)
-        found.append(torch.load(path))
-    for other in found[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+        numba.set_num_threads(threads)
+        data = given.volume.data.float().requires_grad_()
+        poses = given.camera_from_world[None].clone().requires_grad_()
+        image = views(given._replace(volume=replace(given.volume, data=data)), poses, "numba", method)
+        runs.append((image.detach(), *torch.autograd.grad(image.square().sum(), (data, poses))))
+    for run in runs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(run, runs[0], strict=True)), method
+print("the same")
+"""
+    folders = [os.path.dirname(__file__), os.path.dirname(os.path.dirname(__file__))]
+    environment = os.environ | {"NUMBA_NUM_THREADS": "3"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, *folders], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "the same", done.stderr
 
 
 # --- what does not change the image -------------------------------------------------------------------
