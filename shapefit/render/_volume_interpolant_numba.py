@@ -109,9 +109,9 @@ def first_corner(sizes, i, j, k):
 
 @njit(forceinline=True, **EXACT)
 def counted(flat, structure, each, index):
-    """A voxel's value, times what its channel counts."""
+    """A voxel's value; of one in a structure, times what its channel counts."""
     if structure is None:
-        return each[0] * value(flat, index)
+        return value(flat, index)
     return each[structure[index]] * value(flat, index) if structure[index] < len(each) else 0.0
 
 
@@ -123,14 +123,14 @@ def _counted_or_0(flat, structure, each, sizes, i, j, k):
 
 @njit(forceinline=True, **EXACT)
 def corners(flat, structure, each, sizes, base, i, j, k):
-    """The eight corners of a cell, k running fastest: values, or with `each` what they count."""
+    """The eight corners of a cell as `counted`, k running fastest."""
     if structure is None and base >= 0:
         a = base
         b, c = a + sizes[2], a + sizes[1] * sizes[2]
-        d, f = c + sizes[2], narrow(flat, each[0])
+        d = c + sizes[2]
         return (
-            f * value(flat, a), f * value(flat, a + 1), f * value(flat, b), f * value(flat, b + 1),
-            f * value(flat, c), f * value(flat, c + 1), f * value(flat, d), f * value(flat, d + 1),
+            value(flat, a), value(flat, a + 1), value(flat, b), value(flat, b + 1),
+            value(flat, c), value(flat, c + 1), value(flat, d), value(flat, d + 1),
         )  # fmt: skip
     return (
         _counted_or_0(flat, structure, each, sizes, i, j, k),

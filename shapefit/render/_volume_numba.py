@@ -199,6 +199,8 @@ def _lean_part(grad, flat, structure, sizes, source, direction, rays, method, st
                 m = _list(flat, sizes, line, method, cells, ends, begin, end, nodes)
                 sums.interpolant_slope(flat, structure, each, sizes, nodes, m, per, slope)
                 begin += m
+        if structure is None:
+            slope *= each[0]
         i, j = p // width, p % width
         for axis in range(3):
             total[axis, 0] += slope[1, axis] * j

@@ -2,10 +2,10 @@
 
 `cells` (3, M) and `ends` (M + 1) are those of a walk; in Siddon's, cell (i, j, k) is that voxel, else
 its corners are voxels i to i + 1, j to j + 1, k to k + 1, and it holds one node or two (`per`) of an integral
-over depth. `total` has a number for each channel.
+over depth. `total` has a number for each channel, `each` what a channel counts; in a slope it only tells
+structures apart, and a volume without them is left to the caller to weigh.
 """
 
-import numpy as np
 from numba import njit
 
 from shapefit.render._volume_cells_numba import EXACT, START, fastest
@@ -70,11 +70,11 @@ def siddon_slope(flat, structure, each, sizes, source, ray, cells, ends, crossed
 def interpolant_sum(flat, structure, sizes, nodes, count, per, total):
     """Add the interpolant at every node, times its weight."""
     cell, base, place, weight, _ = nodes
-    one, plain = np.ones(1), 0.0
+    plain = 0.0
     for m in range(count):
         x, y, z, p, q, r = place[0, m], place[1, m], place[2, m], place[3, m], place[4, m], place[5, m]
         if structure is None:
-            eight = corners(flat, None, one, sizes, base[m], cell[0, m], cell[1, m], cell[2, m])
+            eight = corners(flat, None, None, sizes, base[m], cell[0, m], cell[1, m], cell[2, m])
             if per == 2:
                 plain += weight[m] * (interpolated(eight, x, y, z) + interpolated(eight, p, q, r))
             else:
