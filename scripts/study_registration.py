@@ -4,11 +4,12 @@ python scripts/study_registration.py --ct ../shared/data/ct/pelvis_bone.nii.gz -
 
 The X-rays come from another forward model than the one that is fitted: a tube's spectrum through mixtures
 of water and cortical bone, voxels of constant value, two rays per pixel each way, blur, noise, a body of
-soft tissue with bowel gas, and a display of unknown exponent. What is fitted is the exact integral of the trilinear
-interpolant at one energy. Every set of X-rays has a patient's pose and a second view of its own. Starts are
-off by a turn about the bone's centre and a shift, each of a size drawn from the same bin (mm and degrees) and
-of random direction. mTRE is over the bone's voxels. A run that did not converge or broke off counts as
-failed. The study goes on where it was interrupted: one line of runs.jsonl per run.
+soft tissue with bowel gas, and a display of unknown exponent. What is fitted is the exact integral of the
+trilinear interpolant at one energy. Every set of X-rays has a patient's pose and a second view of its own.
+Starts are off by a turn about the bone's centre and a shift, each of a size drawn from the same bin (mm and
+degrees) and of random direction. mTRE is over the bone's voxels. A run that did not converge or broke off
+counts as failed. The study goes on where it was interrupted: runs.jsonl has one line per run; with a smaller
+--per-bin it tells what there is.
 """
 
 import json
@@ -262,11 +263,12 @@ def main(
             with log.open("a") as file:
                 file.write(json.dumps(record) + "\n")
             print(
-                f"{number:3d} {count} view{'s' * (count > 1)}, off by {size[0]:4.1f} mm {size[1]:4.1f} deg: mTRE "
-                f"{record['start']['mtre_mm']:5.1f} -> {record['found']['mtre_mm']:6.2f} mm, "
+                f"{number:3d} {count} view{'s' * (count > 1)}, off by {size[0]:4.1f} mm {size[1]:4.1f} deg: "
+                f"mTRE {record['start']['mtre_mm']:5.1f} -> {record['found']['mtre_mm']:6.2f} mm, "
                 f"{record['cpu_seconds']:.1f} s, {record['reason']}",
                 flush=True,
             )
+    runs = [r for r in runs if r["number"] < study.per_bin and r["views"] in study.views]
     result = about | summary(runs, study)
     write_text(output / "registration.json", json.dumps(result, indent=1))
     write_text(output / "registration.md", table(summary(runs, study)))

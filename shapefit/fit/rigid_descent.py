@@ -37,8 +37,12 @@ class Scene(NamedTuple):
 
 
 def drawn(scene: Scene, rays: int, generator: torch.Generator | None = None) -> list[Patches]:
-    """Patches of every view: at random places, as many as `rays` for all views pay for, or all over it."""
+    """Patches of every view: at random places, as many as `rays` for all views pay for, or all over it.
+
+    Of a mesh every ray is traced at once, so that a few would save nothing.
+    """
     settings, parts = scene.settings, []
+    rays = 0 if isinstance(scene.matter, Bone) else rays
     for image in scene.seen:
         pixels = (
             tiles(image, settings.patch)

@@ -20,7 +20,7 @@ from shapefit.settings import RegisterSettings
 from shapefit.view import View
 from shapefit.volume import Volume
 
-CORTEX = attenuation_coefficient("cortical bone", 60.0)  # 1/mm, scales mm of bone
+CORTEX = float(attenuation_coefficient("cortical bone", 60.0))  # 1/mm, scales mm of bone
 HIGHEST = 20.0  # 1/mm, above that of every metal; Hounsfield units are far beyond
 
 

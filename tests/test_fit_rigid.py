@@ -1,0 +1,250 @@
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import small
+import torch
+import trimesh
+
+from shapefit import se3
+from shapefit.camera import Camera, world_from_view
+from shapefit.fit.rigid import likeness, register_views
+from shapefit.fit.rigid_descent import losses, moved
+from shapefit.fit.rigid_likeness import features, patches, random_patches, seen, tiles
+from shapefit.fit.rigid_scene import posed_problem, scene_at, spread
+from shapefit.registration_metrics import mtre, rotation_error
+from shapefit.render.simulate import Exposure, simulate_view
+from shapefit.render.volume import render_volume
+from shapefit.settings import RegisterSettings
+from shapefit.view import View
+from shapefit.volume import Volume
+
+CAMERA = Camera(sdd=1020.0, delx=3.0, dely=3.0, x0=0.0, y0=0.0, height=64, width=64)
+QUICK = RegisterSettings(
+    starts=12, finalists=(3, 1), pixels=(32, 48, 64), steps=(8, 5, 10), patch=16, rays=(0, 2048, 4096)
+)
+TRUTH = se3.exp(torch.tensor([0.05, -0.04, 0.06, 3.0, -2.0, 2.5], dtype=torch.float64))
+START = se3.exp(torch.tensor([-0.05, 0.04, 0.0, -2.0, 3.0, -3.0], dtype=torch.float64)) @ TRUTH
+
+
+def pose(angle: float) -> torch.Tensor:
+    """An AP camera turned about the patient's long axis."""
+    turn = torch.tensor([0.0, 0.0, math.radians(angle), 0.0, 0.0, 0.0], dtype=torch.float64)
+    return se3.exp(turn) @ world_from_view("ap", torch.zeros(3, dtype=torch.float64), 700.0)
+
+
+def phantom() -> Volume:
+    """The three bones of `small`, denser at their surface, on an oblique grid of 2.6 mm; 1/mm."""
+    affine = se3.exp(torch.tensor([0.2, -0.1, 0.3, 0.0, 0.0, 0.0], dtype=torch.float64))
+    affine[:3, :3] *= 2.6
+    shape = torch.tensor([36.0, 26.0, 34.0], dtype=torch.float64)
+    affine[:3, 3] = -affine[:3, :3] @ (shape - 1) / 2
+    index = torch.cartesian_prod(*(torch.arange(int(n), dtype=torch.float64) for n in shape))
+    world = se3.transform(affine, index).numpy()
+    inside, core = small.case_labels(0, world) > 0, small.case_labels(0, world * 1.15) > 0
+    data = 0.05 * inside - 0.02 * (inside & core)
+    return Volume(torch.from_numpy(data.reshape(36, 26, 34)).float(), affine)
+
+
+CT = phantom()
+POINTS = se3.transform(CT.world_from_voxel, torch.nonzero(CT.data).double())
+
+
+def xray(angle: float, truth: torch.Tensor = TRUTH, posed: bool = True) -> View:
+    """Voxels of constant value, four rays a pixel, noise, unknown gain and exponent: not what is fitted."""
+    camera_from_bone = se3.inverse(pose(angle)) @ truth
+    line = render_volume(CT, camera_from_bone[None], CAMERA.resized(128, 128), "siddon")[0, 0]
+    picture = torch.exp(-1.3 * line - 0.4).unflatten(0, (64, 2)).unflatten(2, (64, 2)).mean((1, 3))
+    picture = torch.poisson(2000 * picture, torch.Generator().manual_seed(int(angle))) / 2000
+    return View(picture.clamp(0, 1) ** 0.7, CAMERA, pose(angle) if posed else None, name=f"view {angle:g}")
+
+
+VIEWS = [xray(0.0), xray(70.0)]
+
+
+def error(found: torch.Tensor) -> float:
+    return float(mtre(found, TRUTH, POINTS))
+
+
+@pytest.fixture(scope="module")
+def found():
+    return register_views(CT, VIEWS, QUICK, init=START)
+
+
+def test_a_ct_is_found_where_it_was(found):
+    assert found.converged and error(START) > 4.0
+    assert error(found.world_from_bone) < 0.3
+
+
+def test_a_registration_reports_what_it_did(found):
+    assert len(found.losses) == len(found.terms) == 2
+    assert list(dict.fromkeys(h["stage"] for h in found.history)) == ["coarse", "middle", "fine"]
+    assert all(np.isfinite(h["loss"]) and np.shape(h["world_from_bone"]) == (4, 4) for h in found.history)
+    assert found.history[-1]["world_from_bone"] == found.world_from_bone.tolist()
+    ranked = [c["loss"] for c in found.candidates]
+    assert ranked == sorted(ranked) and len(ranked) == QUICK.finalists[0]
+    assert found.candidates[0]["world_from_bone"] == found.world_from_bone.tolist()
+    assert torch.allclose(found.world_from_camera, torch.stack([pose(0.0), pose(70.0)]))
+
+
+def test_the_fine_images_lower_their_own_loss_step_by_step(found):
+    fine = [h["loss"] for h in found.history if h["stage"] == "fine"]
+    assert all(b <= a for a, b in pairwise(fine))
+
+
+def test_the_same_seed_gives_the_same_pose(found):
+    again = register_views(CT, VIEWS, QUICK, init=START)
+    assert torch.equal(again.world_from_bone, found.world_from_bone) and again.losses == found.losses
+
+
+def test_a_few_rays_say_what_all_rays_say(found):
+    every = register_views(CT, VIEWS, replace(QUICK, rays=(0, 0, 0)), init=START)
+    assert float(mtre(every.world_from_bone, found.world_from_bone, POINTS)) < 0.25
+
+
+def test_a_start_at_the_answer_stays_there():
+    fit = register_views(CT, VIEWS, replace(QUICK, starts=1), init=TRUTH)
+    assert error(fit.world_from_bone) < 0.3
+
+
+def bumpy_ball() -> trimesh.Trimesh:
+    """A closed mesh without any symmetry, some 13 cm wide."""
+    ball = trimesh.creation.icosphere(subdivisions=3)
+    x, y, z = ball.vertices.T
+    bumps = 1 + 0.3 * np.sin(3 * x + 1) * np.cos(2 * z) + 0.25 * y * z
+    return trimesh.Trimesh(ball.vertices * bumps[:, None] * [64.0, 45.0, 56.0], ball.faces, process=False)
+
+
+def test_a_closed_mesh_is_found_where_it_was():
+    mesh = bumpy_ball()
+    vertices, faces = torch.tensor(np.array(mesh.vertices)), torch.tensor(np.array(mesh.faces))
+    there, structure = se3.transform(TRUTH, vertices), torch.zeros(len(faces), dtype=torch.int64)
+    exposure = Exposure(photons=2000.0, gas=1)
+    views = [
+        simulate_view(there, faces, structure, pose(angle), CAMERA, seed, exposure)
+        for seed, angle in enumerate((0.0, 70.0))
+    ]
+    fit = register_views({"bone": mesh}, views, replace(QUICK, starts=4, shell=1.6, interior=0.3), init=START)
+    assert fit.converged and float(mtre(START, TRUTH, vertices)) > 4.0
+    assert float(mtre(fit.world_from_bone, TRUTH, vertices)) < 1.0
+
+
+def test_one_view_finds_all_but_depth():
+    fit = register_views(CT, VIEWS[:1], QUICK, init=START)
+    there, true = (se3.transform(se3.inverse(pose(0.0)) @ p, POINTS) for p in (fit.world_from_bone, TRUTH))
+    assert fit.converged
+    assert float((there[:, :2] - true[:, :2]).norm(dim=1).mean()) < 0.6
+    assert float(rotation_error(fit.world_from_bone, TRUTH)) < 1.0
+
+
+def test_a_view_without_a_pose_is_taken_as_the_settings_say():
+    bare = xray(0.0, truth=torch.eye(4, dtype=torch.float64), posed=False)
+    fit = register_views(CT, [bare], replace(QUICK, depth=700.0 / 1020.0))
+    assert fit.converged and fit.world_from_camera[0, 1, 3] > 600  # in front of the patient
+    assert float(rotation_error(fit.world_from_bone, torch.eye(4, dtype=torch.float64))) < 1.5
+
+
+def test_an_image_without_the_bone_is_a_failure_with_a_reason():
+    noise = torch.rand(64, 64, generator=torch.Generator().manual_seed(0))
+    fit = register_views(CT, [View(noise, CAMERA, pose(0.0))], QUICK, init=START)
+    assert not fit.converged and "below 0.4" in fit.reason
+    assert torch.isfinite(fit.world_from_bone).all() and np.isfinite(fit.losses).all()
+
+
+def test_a_black_image_is_a_failure_and_not_a_nan():
+    fit = register_views(CT, [View(torch.zeros(64, 64), CAMERA, pose(0.0))], QUICK, init=START)
+    assert not fit.converged and se3.is_rigid(fit.world_from_bone) and np.isfinite(fit.losses).all()
+
+
+@pytest.mark.parametrize(
+    ("shift", "words"),
+    [
+        ((400.0, 0.0, 0.0), r"view 0: the X-ray misses .* \d+ pixels \(\d+ mm on the detector\) left of"),
+        ((-400.0, 0.0, 0.0), "right of the image"),
+        ((0.0, 0.0, 400.0), "above the image"),
+        ((0.0, 0.0, -400.0), "below the image"),
+        ((0.0, 720.0, 0.0), "not in front of the X-ray source"),
+    ],
+)
+def test_a_bone_that_the_xray_misses_is_an_error_that_says_by_how_much(shift, words):
+    away = torch.eye(4, dtype=torch.float64)
+    away[:3, 3] = torch.tensor(shift)
+    with pytest.raises(ValueError, match=words):
+        register_views(CT, VIEWS[:1], QUICK, init=away)
+
+
+def test_input_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="at least one view"):
+        register_views(CT, [], QUICK)
+    with pytest.raises(ValueError, match="1 of 2 views have no pose"):
+        register_views(CT, [VIEWS[0], xray(70.0, posed=False)], QUICK)
+    with pytest.raises(ValueError, match="Hounsfield units"):
+        register_views(replace(CT, data=20000 * CT.data - 1000), VIEWS, QUICK)
+    with pytest.raises(ValueError, match="every voxel is 0"):
+        register_views(replace(CT, data=0 * CT.data), VIEWS, QUICK)
+    with pytest.raises(ValueError, match="not a rigid motion"):
+        register_views(CT, VIEWS, QUICK, init=2 * torch.eye(4, dtype=torch.float64))
+    with pytest.raises(ValueError, match="no mesh"):
+        register_views({}, VIEWS, QUICK)
+
+
+def test_the_likeness_of_a_pose_is_the_loss_that_is_descended(found):
+    at = torch.stack([found.world_from_bone, START])
+    values = likeness(CT, VIEWS, at, QUICK, 64)
+    assert float(values[0]) == pytest.approx(sum(found.losses) / 2, abs=1e-5)
+    assert values[0] < values[1]
+
+
+def test_gain_and_offset_of_either_side_do_not_count():
+    image = seen(VIEWS[0], 64)
+    parts = patches(image, tiles(image, 16), 0.5)
+    values = image.line.flatten()[parts.pixels][None]
+    same = features(3.0 * values - 2.0, parts.valid, 0.5, floor=0.0) @ parts.features
+    assert float(same[0]) == pytest.approx(float(parts.features.square().sum()) ** 0.5, abs=0.05)
+    assert float(parts.features.square().sum()) <= 1 + 1e-5
+
+
+def test_random_patches_are_squares_of_the_image():
+    image = seen(VIEWS[0], 64)
+    squares = random_patches(image, 16, 2048, torch.Generator().manual_seed(0))
+    assert squares.shape == (8, 16, 16) and squares.min() >= 0 and squares.max() < 64 * 64
+    rows, columns = squares // 64, squares % 64
+    assert (rows.diff(dim=1) == 1).all() and (columns.diff(dim=2) == 1).all()
+    assert tiles(image, 24).unique().numel() == 64 * 64  # those of a whole image leave nothing out
+
+
+def test_a_turn_leaves_the_bones_centre_in_place():
+    problem = posed_problem(CT, VIEWS, QUICK, START)
+    scene = scene_at(problem, 64)
+    twist = torch.tensor([[0.7, -0.4, 0.2, 0.0, 0.0, 0.0]], dtype=torch.float64)
+    turned = moved(scene, START[None], twist)[0]
+    before, after = (se3.transform(p, problem.centre[None]) for p in (START, turned))
+    assert torch.allclose(before, after, atol=1e-9) and float(rotation_error(turned, START)) > 5
+
+
+def test_starts_lie_within_the_stated_range_and_begin_with_the_given_one():
+    settings = replace(QUICK, starts=40, translation_range=12.0, rotation_range=15.0)
+    problem = posed_problem(CT, VIEWS, settings, START)
+    poses = spread(problem, scene_at(problem, 32))
+    assert poses.shape == (40, 4, 4) and torch.allclose(poses[0], START)
+    assert 10.0 < float(rotation_error(poses, START.expand(40, 4, 4)).max()) <= 15.0
+    shift = mtre(poses, START.expand(40, 4, 4), problem.centre[None])
+    assert 8.0 < float(shift.max()) <= 12.0
+
+
+def test_the_gradient_is_the_slope_of_the_loss():
+    problem = posed_problem(CT, VIEWS, QUICK, START)
+    scene = scene_at(problem, 48)
+    compared = [patches(image, tiles(image, 16), 0.5) for image in scene.seen]
+
+    def loss(twist: torch.Tensor) -> torch.Tensor:
+        return losses(scene, moved(scene, START[None], twist), compared).double().mean()
+
+    twist = torch.zeros(1, 6, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(loss(twist), twist)
+    step = 0.02 * torch.eye(6, dtype=torch.float64)[:, None]
+    with torch.no_grad():
+        slope = torch.stack([(loss(s) - loss(-s)) / 0.04 for s in step])
+    assert torch.allclose(gradient[0], slope, atol=0.02 * float(slope.abs().max()))
