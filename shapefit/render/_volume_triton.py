@@ -1,4 +1,4 @@
-"""The volume kernels on the GPU: the integrals of `_volume_torch`, a ray a lane, slab by slab of voxels.
+"""The volume kernels on the GPU: the integrals of `_volume_torch`, a ray a lane, from cell to cell.
 
 Rays are set up in float64; what they sum is float32, compensated, unless the volume is float64. Images and
 the rays' gradients are the same bits on every run. The volume's gradient is summed in memory by whichever

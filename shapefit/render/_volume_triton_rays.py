@@ -1,10 +1,13 @@
 """How the volume kernels for the GPU walk through a volume: a tile of rays a program, one lane each.
 
-A ray is turned so that it climbs along all axes, and its steepest axis comes first: (i, j, k) below. In each
-slab i of cells it then meets at most three, (j, k) where it enters, and one more for every border that
-it crosses on the way, so that a slab is the same few instructions for every ray. Where it is in j and
-k is held in fixed point, which neither drifts nor lets two slabs disagree on a cell; what lies outside the
-volume is not loaded, and is 0.
+A ray is turned so that it climbs along all axes. What lies outside the volume is not loaded, and is 0.
+
+- Constant voxels, in slabs: with its steepest axis first, (i, j, k), a ray meets in each slab i at most
+  three voxels, (j, k) where it enters, and one more for every border that it crosses on the way: the same few
+  instructions for every ray. Where it is in j and k is held in fixed point, which neither drifts nor lets two
+  slabs disagree on a voxel: a wrong border would show.
+- The interpolant, from border to border: its place in a cell is three fractions, reset to 0 where it crosses.
+  They may be rounded, for the integral hardly moves with a border where the interpolant is continuous.
 """
 
 import triton
