@@ -1,6 +1,8 @@
 """How far off a registration of a CT may start, and where it ends: simulated X-rays of a known pose.
 
-python scripts/study_registration.py --ct ../shared/data/ct/pelvis_bone.nii.gz -o out/registration
+python scripts/study_registration.py --ct ../shared/data/ct/pelvis_bone.nii.gz --box 0 256 0 200 0 175 -o out/study
+
+(--box cuts away the rails of the patient table, which this CT shows and which would give the pose away.)
 
 The X-rays come from another forward model than the one that is fitted: a tube's spectrum through mixtures
 of water and cortical bone, voxels of constant value, two rays per pixel each way, blur, noise, a body of
@@ -43,6 +45,8 @@ class Study:
     """numbers of views to register from"""
     threshold: float = 1.0
     """HU below which the CT counts as air, in the X-rays and in the fit"""
+    box: tuple[int, ...] = ()
+    """voxels of the CT that are kept: first and one past the last along i, j, k; cuts a patient table away"""
     body: bool = True
     """put soft tissue and bowel gas around the CT; for a CT of bone alone"""
     turned: float = 10.0
@@ -243,7 +247,10 @@ def main(
     if not log.exists():
         write_text(log, json.dumps(about) + "\n")
     done = {(r["bin"], r["number"], r["views"]) for r in runs}
-    volume = sf.Volume.from_file(ct).cropped(threshold=study.threshold)
+    volume = sf.Volume.from_file(ct)
+    if study.box:
+        volume = volume.cropped(study.box[::2], study.box[1::2])
+    volume = volume.cropped(threshold=study.threshold)
     matter, points = volume.attenuation(threshold=study.threshold), targets(volume)
     centre = points.mean(0)
     for number in range(study.per_bin):
