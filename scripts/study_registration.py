@@ -1,6 +1,6 @@
 """How far off a registration of a CT may start, and where it ends: simulated X-rays of a known pose.
 
-python scripts/study_registration.py --ct ../shared/data/ct/pelvis_bone.nii.gz --box 0 256 0 200 0 175 -o out/study
+python scripts/study_registration.py --ct CT/pelvis_bone.nii.gz --box 0 256 0 200 0 175 -o out/registration
 
 (--box cuts away the rails of the patient table, which this CT shows and which would give the pose away.)
 
