@@ -24,8 +24,10 @@ from shapefit.report.colours import structure_colours
 from shapefit.report.landscape import landscape_page
 from shapefit.report.register import register_page
 from shapefit.report.register_pictures import write_png
+from shapefit.report.scene_mesh import lighten
 from shapefit.settings import CTSettings, LandscapeSettings, MeshSettings, RegisterSettings, SurfaceSettings
 from shapefit.view import View
+from shapefit.volume import Volume
 
 LANDSCAPE, ANIMATION = "landscape.html", "convergence.gif"
 REPLACED = ("pose.tfm", "pose.json", "overlay_*.png", "difference_*.png", ANIMATION, LANDSCAPE)
@@ -168,17 +170,30 @@ def landscape_around(
 ) -> Landscape:
     """Slices of the loss that `register_views` descends, around its answer, in the axes of the first view.
 
-    `centre` (mm, the bone's own frame) is the point that rotations go about.
+    `centre` (mm, the bone's own frame) is the point that rotations go about. Meshes of many faces are
+    lightened first: on images of some dozen pixels nobody can tell.
     """
+    light = _light(matter)
 
     def losses(poses: Tensor) -> Tensor:
         # the first pose is the one that an X-ray may not miss
-        return likeness(matter, views, torch.cat([answer[None], poses]), settings, shown.image)[1:]
+        return likeness(light, views, torch.cat([answer[None], poses]), settings, shown.image)[1:]
 
     pose = views[0].world_from_camera
     assert pose is not None
     place = se3.transform(answer, centre[None])[0]
     return loss_landscape(losses, answer, place, pose[:3, :3].to(torch.float64), shown, progress)
+
+
+def _light(matter: Matter) -> Matter:
+    if isinstance(matter, Volume):
+        return matter
+    light = lighten(matter)
+    try:
+        matter_of(light)
+    except ValueError:  # decimation may open a mesh
+        return matter
+    return light
 
 
 def registration_record(

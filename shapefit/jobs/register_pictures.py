@@ -14,7 +14,7 @@ from shapefit.interop import mesh_arrays
 from shapefit.jobs.bone import Matter
 from shapefit.render import render_mesh, render_volume
 from shapefit.report.register import Drawn
-from shapefit.report.register_animation import WIDTH, Frame, animation, chosen
+from shapefit.report.register_animation import ALONE, WIDTH, Frame, animation, chosen
 from shapefit.report.register_pictures import (
     arrays,
     difference_picture,
@@ -29,6 +29,7 @@ from shapefit.view import View
 from shapefit.volume import Volume
 
 _STILL, _FILM = 0.5, 0.6  # voxels of a CT between neighbouring rays of a picture, and of the animation
+_FINE = 2.0  # mm of a voxel below which the animation is made of twice as large ones
 
 
 @torch.no_grad()
@@ -80,12 +81,12 @@ def draw_animation(
     """The way from the start along the history's poses, as a GIF."""
     steps = [history[n] for n in chosen(len(history))] if history else []
     way = [start, *(torch.tensor(step["world_from_bone"], dtype=torch.float64) for step in steps)]
-    if isinstance(matter, Volume):
+    if isinstance(matter, Volume) and float(matter.spacing.min()) < _FINE:
         matter = matter.downsampled(2)
     greys: list[ndarray] = []
     seen: list[list[ndarray]] = []
     for view in views:
-        camera = drawn_camera(view.camera, WIDTH)
+        camera = drawn_camera(view.camera, WIDTH if len(views) > 1 else ALONE)
         size = camera.height, camera.width
         greys.append(xray_picture(view, *size))
         poses = _camera_from_world(view) @ torch.stack(way)

@@ -11,11 +11,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from shapefit.report.register_pictures import overlay
 
-WIDTH = 340  # px of a view
+WIDTH, ALONE = 340, 480  # px of a view beside others, and of a single one
 MOST_VIEWS = 3
 LARGEST = 3_000_000  # bytes
-INK, SOFT, RULE, ACCENT = "#1C1C1E", "#62625F", "#E3E1DC", "#0072B2"
-_TOP, _FOOT, _GAP, _SIDE = 40, 64, 8, 10
+INK, SOFT, RULE = "#1C1C1E", "#62625F", "#E3E1DC"
+_TOP, _FOOT, _GAP, _SIDE = 40, 84, 8, 10
 _HOLD, _STEP, _END = 900, 140, 2500  # ms: the first frame, each step, the last
 
 
@@ -104,7 +104,7 @@ def _drawn(
     if frame.loss is not None:
         draw.text((width - _SIDE, _TOP / 2), f"loss {frame.loss:.3f}", font=_font(17), fill=INK, anchor="rm")
     _curve(
-        draw, frames, place, (_SIDE + 6, _TOP + height + 12, width - _SIDE - 6, _TOP + height + _FOOT - 14)
+        draw, frames, place, (_SIDE + 6, _TOP + height + 12, width - _SIDE - 6, _TOP + height + _FOOT - 34)
     )
     return page
 
@@ -125,15 +125,16 @@ def _curve(
             bottom - (loss - low) / max(high - low, 1e-9) * (bottom - top),
         )
 
-    draw.line([(left, bottom + 4), (right, bottom + 4)], fill=RULE)
+    draw.line([(left, bottom + 6), (right, bottom + 6)], fill=RULE)
     for stage in dict.fromkeys(stage for _, stage, _ in known):
         points = [at(n, loss) for n, name, loss in known if name == stage]
         if len(points) > 1:
             draw.line(points, fill=SOFT, width=2, joint="curve")
+        draw.text((points[0][0] - 4, bottom + 19), stage, font=_font(12), fill=SOFT, anchor="lm")
     loss = frames[place].loss
     if loss is not None:
         x, y = at(place, loss)
-        draw.ellipse([x - 5, y - 5, x + 5, y + 5], fill=ACCENT, outline="#FFFFFF")
+        draw.ellipse([x - 5, y - 5, x + 5, y + 5], fill=INK, outline="#FFFFFF")
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
