@@ -50,7 +50,14 @@ def test_a_real_xray_is_met_with_masks_and_without(data_dir):
 
 
 @pytest.mark.parametrize(
-    "script", ["study_fluoroscopy.py", "study_gradients.py", "study_left_out.py", "study_model.py"]
+    "script",
+    [
+        "study_fluoroscopy.py",
+        "study_gradients.py",
+        "study_left_out.py",
+        "study_model.py",
+        "study_registration.py",
+    ],
 )
 def test_each_study_says_what_it_measures(script, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [script, "--help"])
