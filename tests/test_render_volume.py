@@ -6,6 +6,7 @@ import pytest
 import torch
 from twins import BACKENDS, render_volume
 
+import shapefit
 from shapefit import Camera, Volume, se3, world_from_view
 from shapefit.camera import ray_lengths
 
@@ -172,8 +173,19 @@ def test_lengths_of_rays_are_those_of_the_camera():
     ],
 )
 def test_bad_input_is_refused_by_name(change, complaint):
-    from shapefit import render_volume
-
     scene = {"volume": centred(torch.ones(2, 2, 2)), "camera_from_world": ap_pose(), "camera": CAMERA}
     with pytest.raises(ValueError, match=complaint):
-        render_volume(**scene | change)
+        shapefit.render_volume(**scene | change)
+
+
+def test_a_compiled_graph_renders_the_same_image_and_gradient():
+    volume = centred(noise(6, 5, 4))
+    compiled = torch.compile(
+        lambda pose: shapefit.render_volume(volume, pose, CAMERA), fullgraph=True, backend="aot_eager"
+    )
+    poses = [ap_pose(TILTED).requires_grad_() for _ in range(2)]
+    images = [compiled(poses[0]), render_volume(volume, poses[1], CAMERA)]
+    torch.testing.assert_close(images[0], images[1])
+    for image in images:
+        image.square().sum().backward()
+    torch.testing.assert_close(poses[0].grad, poses[1].grad)
