@@ -60,22 +60,28 @@ def room_for_nodes(flat):
 
 @njit(**EXACT)
 def gauss_nodes(flat, sizes, source, ray, cells, ends, begin, end, nodes):
-    """Two Gauss points, exact for a cubic, in each of the cells `begin` to `end` of a walk."""
+    """Two Gauss points, exact for a cubic, in each of the cells `begin` to `end` of a walk.
+
+    Short loops, each of few lists: they are compiled to vector instructions.
+    """
     cell, base, place, weight, depth = nodes
-    w = fastest(ray)
+    w, count = fastest(ray), end - begin
     inverse, scale, start = 1.0 / ray[w], 0.5 * abs(1.0 / ray[w]), source[w]
-    s0, s1, s2, d0, d1, d2 = source[0], source[1], source[2], ray[0], ray[1], ray[2]
-    for n in range(end - begin):
-        m = begin + n
-        length, middle = ends[m + 1] - ends[m], 0.5 * (ends[m + 1] + ends[m]) - start
-        near, far = (middle - GAUSS * length) * inverse, (middle + GAUSS * length) * inverse
-        i, j, k = cells[0, m], cells[1, m], cells[2, m]
-        cell[0, n], cell[1, n], cell[2, n] = i, j, k
-        base[n] = first_corner(sizes, i, j, k)
-        weight[n], depth[0, n], depth[1, n] = scale * length, near, far
-        place[0, n], place[3, n] = narrow(flat, s0 + near * d0 - i), narrow(flat, s0 + far * d0 - i)
-        place[1, n], place[4, n] = narrow(flat, s1 + near * d1 - j), narrow(flat, s1 + far * d1 - j)
-        place[2, n], place[5, n] = narrow(flat, s2 + near * d2 - k), narrow(flat, s2 + far * d2 - k)
+    for n in range(count):
+        length, middle = ends[begin + n + 1] - ends[begin + n], 0.5 * (ends[begin + n + 1] + ends[begin + n])
+        weight[n] = scale * length
+        depth[0, n] = (middle - GAUSS * length - start) * inverse
+        depth[1, n] = (middle + GAUSS * length - start) * inverse
+    for axis in range(3):
+        s, d = source[axis], ray[axis]
+        for n in range(count):
+            cell[axis, n] = cells[axis, begin + n]
+        for n in range(count):
+            place[axis, n] = narrow(flat, s + depth[0, n] * d - cell[axis, n])
+        for n in range(count):
+            place[3 + axis, n] = narrow(flat, s + depth[1, n] * d - cell[axis, n])
+    for n in range(count):
+        base[n] = first_corner(sizes, cell[0, n], cell[1, n], cell[2, n])
 
 
 @njit(**EXACT)
@@ -122,16 +128,20 @@ def _counted_or_0(flat, structure, each, sizes, i, j, k):
 
 
 @njit(forceinline=True, **EXACT)
+def neighbours(flat, a, right, up):
+    """The values at the corners of a cell inside the volume, k running fastest."""
+    b, c, d = a + right, a + up, a + up + right
+    return (
+        value(flat, a), value(flat, a + 1), value(flat, b), value(flat, b + 1),
+        value(flat, c), value(flat, c + 1), value(flat, d), value(flat, d + 1),
+    )  # fmt: skip
+
+
+@njit(forceinline=True, **EXACT)
 def corners(flat, structure, each, sizes, base, i, j, k):
     """The eight corners of a cell as `counted`, k running fastest."""
     if structure is None and base >= 0:
-        a = base
-        b, c = a + sizes[2], a + sizes[1] * sizes[2]
-        d = c + sizes[2]
-        return (
-            value(flat, a), value(flat, a + 1), value(flat, b), value(flat, b + 1),
-            value(flat, c), value(flat, c + 1), value(flat, d), value(flat, d + 1),
-        )  # fmt: skip
+        return neighbours(flat, base, sizes[2], sizes[1] * sizes[2])
     return (
         _counted_or_0(flat, structure, each, sizes, i, j, k),
         _counted_or_0(flat, structure, each, sizes, i, j, k + 1),
@@ -192,8 +202,10 @@ def _voxel(sizes, i, j, k, corner):
 def add_values(flat, structure, sizes, i, j, k, weight, shares, total):
     for corner in range(8):
         index = _voxel(sizes, i, j, k, corner)
-        if index >= 0 and structure[index] < len(total):
-            total[structure[index]] += weight * shares[corner] * value(flat, index)
+        if index >= 0:
+            channel = 0 if structure is None else structure[index]
+            if channel < len(total):
+                total[channel] += weight * shares[corner] * value(flat, index)
 
 
 @njit(forceinline=True, **EXACT)

@@ -17,6 +17,7 @@ from shapefit.render._volume_interpolant_numba import (
     counted,
     inclined,
     interpolated,
+    neighbours,
     shares,
     value,
 )
@@ -25,12 +26,15 @@ from shapefit.render._volume_interpolant_numba import (
 @njit(**EXACT)
 def siddon_sum(flat, structure, sizes, ray, cells, ends, count, total):
     """Add the length in each voxel, times its value, to the total of its channel."""
-    scale = abs(1.0 / ray[fastest(ray)])
+    scale, plain = abs(1.0 / ray[fastest(ray)]), 0.0
     for m in range(count):
         index = (cells[0, m] * sizes[1] + cells[1, m]) * sizes[2] + cells[2, m]
-        channel = 0 if structure is None else structure[index]
-        if channel < len(total):
-            total[channel] += scale * (ends[m + 1] - ends[m]) * value(flat, index)
+        share = (ends[m + 1] - ends[m]) * value(flat, index)
+        if structure is None:
+            plain += share
+        elif structure[index] < len(total):
+            total[structure[index]] += scale * share
+    total[0] += scale * plain
 
 
 @njit(**EXACT)
@@ -70,18 +74,23 @@ def siddon_slope(flat, structure, each, sizes, source, ray, cells, ends, crossed
 def interpolant_sum(flat, structure, sizes, nodes, count, per, total):
     """Add the interpolant at every node, times its weight."""
     cell, base, place, weight, _ = nodes
+    right, up = sizes[2], sizes[1] * sizes[2]
     plain = 0.0
+    if structure is None:  # in cells inside the volume, which are nearly all
+        for m in range(count):
+            if base[m] >= 0:
+                eight = neighbours(flat, base[m], right, up)
+                here = interpolated(eight, place[0, m], place[1, m], place[2, m])
+                if per == 2:
+                    here += interpolated(eight, place[3, m], place[4, m], place[5, m])
+                plain += weight[m] * here
     for m in range(count):
-        x, y, z, p, q, r = place[0, m], place[1, m], place[2, m], place[3, m], place[4, m], place[5, m]
-        if structure is None:
-            eight = corners(flat, None, None, sizes, base[m], cell[0, m], cell[1, m], cell[2, m])
+        if structure is not None or base[m] < 0:
+            i, j, k = cell[0, m], cell[1, m], cell[2, m]
+            parts = shares(place[0, m], place[1, m], place[2, m])
             if per == 2:
-                plain += weight[m] * (interpolated(eight, x, y, z) + interpolated(eight, p, q, r))
-            else:
-                plain += weight[m] * interpolated(eight, x, y, z)
-        else:
-            parts = both(shares(x, y, z), shares(p, q, r)) if per == 2 else shares(x, y, z)
-            add_values(flat, structure, sizes, cell[0, m], cell[1, m], cell[2, m], weight[m], parts, total)
+                parts = both(parts, shares(place[3, m], place[4, m], place[5, m]))
+            add_values(flat, structure, sizes, i, j, k, weight[m], parts, total)
     total[0] += plain
 
 
