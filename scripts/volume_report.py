@@ -44,21 +44,22 @@ def table(result: dict) -> str:
         "Of the times below. In brackets: the peer was not run, its time is expected from its smaller images."
         " Raymarch here is at nanodrr's own sampling: as many samples on the mean ray as its 500."
     )
-    for count in sorted({c["count"] for c in result["cells"]}):
-        for size in sorted({c["size"] for c in result["cells"]}):
-            head = f"## {count}^3 voxels, {size} px: seconds, and memory\n\n"
-            parts.append(head + _cell_table(result, count, size))
+    for count, size in sorted({(c["count"], c["size"]) for c in result["cells"] if c["rounds"]}):
+        head = f"## {count}^3 voxels, {size} px: seconds, and memory\n\n"
+        parts.append(head + _cell_table(result, count, size))
     parts.append(NOTES)
     if result["bandwidth"]:
         parts.append("## Share of the bandwidth floor\n\n" + _floor_table(result))
     parts.append("## Errors of the image\n\n" + _error_table(result))
     parts.append("## Gradients in the pose\n\n" + _gradients(result))
     gone = [f"- {result['titles'].get(name, name)}: {why}" for name, why in result["absent"].items()]
-    skipped = [c for c in result["cells"] if not c["rounds"]]
+    skipped: dict[tuple, list[str]] = {}
+    for c in result["cells"]:
+        if not c["rounds"]:
+            where = c["count"], c["size"], c.get("skipped", "")
+            skipped.setdefault(where, []).append(f"{result['titles'][c['name']]} {SHORT[c['mode']]}")
     gone += [
-        f"- {result['titles'][c['name']]}, {c['count']}^3, {c['size']} px, {SHORT[c['mode']]}: "
-        f"{c.get('skipped', '')}"
-        for c in skipped
+        f"- {count}^3, {size} px: {why}: {'; '.join(who)}" for (count, size, why), who in skipped.items()
     ]
     parts.append("## Not measured\n\n" + ("\n".join(gone) or "- none"))
     return "\n\n".join(parts) + "\n"
@@ -213,12 +214,13 @@ def plot(result: dict, path: Path) -> None:
 
     shades = ("#9ec5e8", "#3d7ab8", "#12395e")
     plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
-    counts = sorted({c["count"] for c in result["cells"]})
-    size = 256 if any(c["size"] == 256 for c in result["cells"]) else min(c["size"] for c in result["cells"])
+    measured = sorted({(c["count"], c["size"]) for c in result["cells"] if c["rounds"]})
+    usual = [scene for scene in measured if scene[1] == 256] or measured
+    scenes = sorted({usual[0], usual[-1]})
     figure, panels = plt.subplots(
-        1, len(counts), figsize=(5.6 * len(counts), 4.9), layout="constrained", squeeze=False
+        1, len(scenes), figsize=(5.6 * len(scenes), 4.9), layout="constrained", squeeze=False
     )
-    for axes, count in zip(panels[0], counts, strict=True):
+    for axes, (count, size) in zip(panels[0], scenes, strict=True):
         names = [n for n in result["titles"] if _seconds(result, n, count, size, "forward")[1]]
         spent = []
         for y, name in enumerate(names):
