@@ -214,11 +214,13 @@ def plot(result: dict, path: Path) -> None:
 
     shades = ("#9ec5e8", "#3d7ab8", "#12395e")
     plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
-    measured = sorted({(c["count"], c["size"]) for c in result["cells"] if c["rounds"]})
+    peers = {peer for _, peer in PAIRS}
+    with_peers = [c for c in result["cells"] if c["rounds"] and c["name"] in peers] or result["cells"]
+    measured = sorted({(c["count"], c["size"]) for c in with_peers})
     usual = [scene for scene in measured if scene[1] == 256] or measured
     scenes = sorted({usual[0], usual[-1]})
     figure, panels = plt.subplots(
-        1, len(scenes), figsize=(5.6 * len(scenes), 4.9), layout="constrained", squeeze=False
+        1, len(scenes), figsize=(3.2 + 5.0 * len(scenes), 4.9), layout="constrained", squeeze=False
     )
     for axes, (count, size) in zip(panels[0], scenes, strict=True):
         names = [n for n in result["titles"] if _seconds(result, n, count, size, "forward")[1]]
@@ -241,7 +243,7 @@ def plot(result: dict, path: Path) -> None:
             tick.set_fontweight("bold" if tick.get_text().startswith("shapefit") else "normal")
         axes.invert_yaxis()
         axes.set_xscale("log")
-        axes.set_xlim(min(spent, default=1) / 2, 15 * max(spent, default=1))
+        axes.set_xlim(min(spent, default=1) / 2, 25 * max(spent, default=1))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_xlabel("seconds (log scale)")
         axes.set_title(f"{count}$^3$ voxels, {size} x {size} px, {_place(result)}", loc="left", fontsize=10.5)
