@@ -137,9 +137,7 @@ def time_all(
     ]  # fmt: skip
     first = [c for c in cells if c["count"] == counts[0] and c["size"] <= 256]
     rest = [c for c in cells if c not in first]
-    own = {
-        name for name, (_, package) in RENDERERS.items() if package == "shapefit"
-    }  # they are quick
+    own = {name for name, (_, package) in RENDERERS.items() if package == "shapefit"}  # they are quick
     rest = sorted(
         rest,
         key=lambda c: (c["name"] not in own, c["size"] > 512, c["count"], c["size"], MODES.index(c["mode"])),
