@@ -18,6 +18,16 @@ from shapefit.render._checks import require_renderable
 TWINS = ("torch", "numba", "triton") if find_spec("triton") else ("torch", "numba")
 
 
+def chosen_twin(backend: str, device: torch.device) -> str:
+    """The twin that a backend's name stands for on a device; ValueError for a name that is unknown."""
+    if backend == "auto":
+        return "numba" if device.type == "cpu" else "triton" if "triton" in TWINS else "torch"
+    if backend not in TWINS:
+        choices = ", ".join(f"'{name}'" for name in ("auto", *TWINS))
+        raise ValueError(f"unknown backend {backend!r}; expected one of {choices}")
+    return backend
+
+
 def _twin(name: str) -> ModuleType:
     """The kernels' module, loaded when it is first asked for."""
     return import_module(f"shapefit.render._mesh_{name}")

@@ -229,10 +229,3 @@ def add_weights(gradient, structure, each, sizes, base, i, j, k, weight, s):
             channel = 0 if structure is None else structure[index]
             if channel < len(each):
                 gradient[index] += weight * s[corner] * each[channel]
-
-
-@njit(forceinline=True, **EXACT)
-def add_slope(slope, along, moment):
-    for axis in range(3):
-        slope[0, axis] += along[axis]
-        slope[1, axis] += moment[axis]

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from shapefit.camera import Camera, homogeneous_pixels, ray_lengths
 from shapefit.interop import accepts_foreign
-from shapefit.render._ops import TWINS, depth_range, signed_depth
+from shapefit.render._ops import chosen_twin, depth_range, signed_depth
 
 
 @accepts_foreign
@@ -56,16 +56,12 @@ def render_depths(
 
 
 def _prepare(vertices, faces, camera_from_world, camera, structure, structures, backend):
-    if backend == "auto":
-        backend = "numba" if vertices.device.type == "cpu" else "triton" if "triton" in TWINS else "torch"
-    if backend not in TWINS:
-        choices = ", ".join(f"'{name}'" for name in ("auto", *TWINS))
-        raise ValueError(f"unknown backend {backend!r}; expected one of {choices}")
+    twin = chosen_twin(backend, vertices.device)
     structure, structures = numbered(faces, structure, structures)
     # in float64 also because autocast leaves it alone
     points = homogeneous_pixels(camera, camera_from_world.double(), vertices.double())
     dtype = torch.promote_types(vertices.dtype, torch.float32)
-    return (points, faces, structure, structures), dtype, backend
+    return (points, faces, structure, structures), dtype, twin
 
 
 def numbered(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from shapefit.camera import Camera, ray_lengths
 from shapefit.interop import accepts_foreign
-from shapefit.render._ops import TWINS
+from shapefit.render._ops import chosen_twin
 from shapefit.render._volume_ops import line_integral, require_pixels
 from shapefit.render._volume_torch import METHODS
 from shapefit.volume import Volume
@@ -45,11 +45,7 @@ def render_volume(
     interpolant is a cubic in the ray's parameter, which two Gauss points integrate exactly.
     """
     data, structure = volume.data, volume.structure
-    if backend == "auto":
-        backend = "numba" if data.device.type == "cpu" else "triton" if "triton" in TWINS else "torch"
-    if backend not in TWINS:
-        choices = ", ".join(f"'{name}'" for name in ("auto", *TWINS))
-        raise ValueError(f"unknown backend {backend!r}; expected one of {choices}")
+    twin = chosen_twin(backend, data.device)
     if method not in METHODS:
         choices = ", ".join(f"'{name}'" for name in METHODS)
         raise ValueError(f"unknown method {method!r}; expected one of {choices}")
@@ -63,7 +59,7 @@ def render_volume(
     source, direction = voxel_rays(volume, camera_from_world, camera)
     count = max(1, len(volume.names))
     image = line_integral(
-        data, structure, source, direction, pixels, lengths, camera.width, count, method, float(step), backend
+        data, structure, source, direction, pixels, lengths, camera.width, count, method, float(step), twin
     )
     return image if pixels is not None else image.unflatten(2, (camera.height, camera.width))
 
