@@ -84,6 +84,7 @@ if TYPE_CHECKING:
         FitSettings,
         InspectSettings,
         LandscapeSettings,
+        LocateSettings,
         MeshSettings,
         ModelFileSettings,
         ModesSettings,
@@ -92,7 +93,9 @@ if TYPE_CHECKING:
         RegisterSettings,
         RenderSettings,
         SampleSettings,
+        SimulateSettings,
         SurfaceSettings,
+        TrainSceneSettings,
     )
     from shapefit.shape_model import ShapeModel, train
     from shapefit.spectra import Spectrum, half_value_layer, spectrum
@@ -175,6 +178,7 @@ _HOME = {
         "FitSettings",
         "InspectSettings",
         "LandscapeSettings",
+        "LocateSettings",
         "MeshSettings",
         "ModelFileSettings",
         "ModesSettings",
@@ -183,7 +187,9 @@ _HOME = {
         "RegisterSettings",
         "RenderSettings",
         "SampleSettings",
+        "SimulateSettings",
         "SurfaceSettings",
+        "TrainSceneSettings",
     ],
     "shape_model": ["ShapeModel", "train"],
     "spectra": ["Spectrum", "half_value_layer", "spectrum"],

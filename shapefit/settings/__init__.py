@@ -2,6 +2,7 @@
 
 from shapefit.settings.landscape import CTSettings, LandscapeSettings
 from shapefit.settings.register import RegisterSettings
+from shapefit.settings.scene import LocateSettings, SimulateSettings, TrainSceneSettings
 from shapefit.settings.shape_model import (
     BuildSettings,
     ExportSettings,
@@ -30,6 +31,7 @@ __all__ = [
     "FitSettings",
     "InspectSettings",
     "LandscapeSettings",
+    "LocateSettings",
     "MeshSettings",
     "ModelFileSettings",
     "ModesSettings",
@@ -38,5 +40,7 @@ __all__ = [
     "RegisterSettings",
     "RenderSettings",
     "SampleSettings",
+    "SimulateSettings",
     "SurfaceSettings",
+    "TrainSceneSettings",
 ]
