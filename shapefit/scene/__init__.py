@@ -1,1 +1,1 @@
-"""Scene coordinates: X-rays simulated from a shape model, a network that reads them, pose and shape from it."""
+"""Scene coordinates: simulated X-rays, a network that reads them, and pose and shape from what it reads."""

@@ -108,7 +108,7 @@ class LocateSettings:
     independent: float = 60.0
     """how many independent observations the correspondences of one view are worth: neighbours err alike"""
     depth: float = 0.72
-    """distance of the bone's centre from the source that is expected where no pose is given, as a share of sdd"""
+    """the bone's distance from the source that is expected where no pose is given, as a share of sdd"""
     depth_std: float = 0.03
     """its standard deviation, as a share of sdd; 0: nothing is expected"""
     free_views: bool = False
