@@ -2,7 +2,7 @@
 #
 #   make install   the environment alone
 #   make demo      an X-ray of a pelvis unknown to the model -> shape and pose -> out/demo/report.html
-#   make test      lint, then every test (PYTEST_ARGS="-k camera" chooses)
+#   make test      lint, then every test (PYTEST_ARGS="-k camera" chooses), on WORKERS=2 processes (0: in this one)
 #   make lint      ruff and mypy
 #   make clean     removes what the other targets made
 #
@@ -13,6 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTHON ?=
+WORKERS ?= 2
 CODE := shapefit tests scripts
 
 .PHONY: install demo test lint clean
@@ -40,7 +41,7 @@ demo: $(STAMP)
 	$(BIN)/python scripts/demo.py
 
 test: lint
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check $(CODE)

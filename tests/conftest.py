@@ -1,9 +1,11 @@
 import os
 from pathlib import Path
 
+import numba
 import pytest
 import torch
 from jaxtyping import install_import_hook
+from threadpoolctl import threadpool_limits
 
 # Shape annotations are checked at run time, except in kernels (modules named `_...`).
 PUBLIC = [
@@ -17,7 +19,13 @@ install_import_hook(PUBLIC, "beartype.beartype")
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # GPU kernels run on the CPU, before Triton is imported
 
-torch.set_num_threads(2)
+# Workers of pytest-xdist share the cores, and so do the processes that their tests start.
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+THREADS = min(2, max(1, (os.cpu_count() or 1) // WORKERS))
+os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
+torch.set_num_threads(THREADS)
+numba.set_num_threads(min(THREADS, numba.config.NUMBA_NUM_THREADS))
+threadpool_limits(THREADS)
 
 
 @pytest.fixture(scope="session")
