@@ -1,0 +1,192 @@
+"""A network that says of each pixel of an X-ray where on the template its ray enters and leaves the bone.
+
+Scene coordinates as in Shotton et al. 2013 (CVPR), for X-rays, where a ray has two of them; a U-Net
+(Ronneberger et al. 2015, MICCAI) gives them with a variance each (Kendall & Gal 2017, NeurIPS) and the
+structures' masks. Coordinates are points of the template in its own frame: a patient's bone that is bent
+differently has the same ones.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from monai.networks.nets import UNet
+from torch import Tensor, nn
+from torch.nn import functional
+
+from shapefit.camera import Camera
+from shapefit.scene.coordinates import Coordinates
+from shapefit.settings import TrainSceneSettings
+from shapefit.view import View
+
+UNIT = 100.0  # mm, in which the network counts coordinates: a pelvis then fills -2..2
+FLOOR = -9.0  # least log-variance, of UNIT^2: 1.1 mm, below which no pixel of an X-ray knows its place
+CEILING = 3.0  # largest: 450 mm
+DARKEST = 0.01  # intensity below which a pixel tells no more
+_COORDINATES = 8  # channels before the structures': entry and exit, 3 each, and their log-variances
+
+
+class SceneNetwork(nn.Module):
+    """A U-Net from an X-ray to scene coordinates of one template.
+
+    `template` are its vertices in mm (the mean of the shape model that it was trained on), `pixels` the
+    longer side of the images that it was trained on, `channels` the width of each level, of which each
+    halves the image. `about` is what its file says of its making.
+    Raises ValueError for fewer than two levels, no structure and faces without vertices.
+    """
+
+    template: Float[Tensor, "V 3"]
+    faces: Int[Tensor, "F 3"]
+
+    def __init__(
+        self,
+        template: Float[Tensor, "V 3"],
+        faces: Int[Tensor, "F 3"],
+        structures: Sequence[str],
+        pixels: int = 128,
+        channels: Sequence[int] = TrainSceneSettings().channels,
+        residual_units: int = TrainSceneSettings().residual_units,
+        about: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        if len(channels) < 2 or min(channels) < 1:
+            raise ValueError(f"a scene network needs at least 2 levels of 1 channel, got {tuple(channels)}")
+        if not structures:
+            raise ValueError("a scene network needs the name of at least 1 structure")
+        if faces.numel() and not 0 <= int(faces.min()) <= int(faces.max()) < len(template):
+            raise ValueError(f"the template's faces name vertices beyond its {len(template)}")
+        self.structures = tuple(structures)
+        self.pixels = pixels
+        self.channels = tuple(channels)
+        self.residual_units = residual_units
+        self.about = dict(about or {})
+        self.register_buffer("template", template.to(torch.float32).clone())
+        self.register_buffer("faces", faces.to(torch.int64).clone())
+        self.layers = UNet(
+            spatial_dims=2,
+            in_channels=2,
+            out_channels=_COORDINATES + len(self.structures),
+            channels=self.channels,
+            strides=(2,) * (len(self.channels) - 1),
+            num_res_units=residual_units,
+        ).to(memory_format=torch.channels_last)  # a third faster on CPU and GPU
+
+    @property
+    def multiple(self) -> int:
+        """Rows and columns of its input are multiples of this number."""
+        return 2 ** (len(self.channels) - 1)
+
+    def forward(self, image: Float[Tensor, "B 2 H W"]) -> Float[Tensor, "B C H W"]:
+        """`network_input` -> what `decode` and `scene_loss` read; sides are multiples of `multiple`."""
+        return self.layers(image.contiguous(memory_format=torch.channels_last))
+
+
+def network_input(
+    image: Float[Tensor, "B H W"], valid: Bool[Tensor, "B H W"] | None = None
+) -> Float[Tensor, "B 2 H W"]:
+    """Intensity in [0, 1] -> what the network sees: standardised -log I, and which pixels are valid (1, 0).
+
+    Mean and standard deviation are those of the image's valid pixels; the others are 0.
+    """
+    valid = torch.ones_like(image, dtype=torch.bool) if valid is None else valid
+    # a pixel that is not valid may hold NaN
+    density = -torch.where(valid, image, 1.0).to(torch.float32).clamp(DARKEST, 1.0).log()
+    share = valid.to(density)
+    count = share.sum((1, 2), keepdim=True).clamp_min(1)
+    centred = (density - (density * share).sum((1, 2), keepdim=True) / count) * share
+    std = (centred.square().sum((1, 2), keepdim=True) / count).sqrt()
+    return torch.stack([centred / std.clamp_min(1e-3), share], 1)
+
+
+def decode(raw: Float[Tensor, "B C H W"]) -> Coordinates:
+    """The network's output as coordinates in mm, their standard deviations, and probabilities."""
+    raw = raw.to(torch.float32)
+    std = UNIT * (0.5 * _log_variance(raw)).exp()
+    return Coordinates(
+        UNIT * raw[:, 0:3], UNIT * raw[:, 3:6], std[:, 0], std[:, 1], raw[:, _COORDINATES:].sigmoid()
+    )
+
+
+def _log_variance(raw: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 2 H W"]:
+    """Of entry and exit, in UNIT^2: never below FLOOR, which would stop the others from learning."""
+    return (FLOOR + functional.softplus(raw[:, 6:_COORDINATES] - FLOOR)).clamp_max(CEILING)
+
+
+def scene_loss(
+    raw: Float[Tensor, "B C H W"],
+    entry: Float[Tensor, "B 3 H W"],
+    exit: Float[Tensor, "B 3 H W"],
+    structures: Bool[Tensor, "B S H W"],
+    settings: TrainSceneSettings,
+) -> dict[str, Tensor]:
+    """How wrong the network is: the terms, and "loss", their sum.
+
+    entry, exit: negative log-likelihood of a Gaussian with the predicted variance, at the pixels whose rays
+    meet the bone, weighted with that variance to the power `settings.beta`, so that pixels that are badly
+    known yet do not stop learning (beta-NLL: Seitzer et al. 2022, ICLR). structures: cross-entropy plus
+    1 - soft Dice (Milletari et al. 2016, 3DV), times `settings.structure_weight`.
+    Sums over pixels are divided by the size of the image, not by the pixels that are covered: the mean of
+    the losses of two halves of a batch is the loss of the batch.
+    """
+    raw = raw.to(torch.float32)
+    covered = structures.any(1).to(raw)
+    log_variance = _log_variance(raw)
+    terms = {}
+    for name, first, target in (("entry", 0, entry), ("exit", 3, exit)):
+        log_var = log_variance[:, first // 3]
+        error = (raw[:, first : first + 3] - target.to(raw) / UNIT).square().sum(1)
+        likelihood = 0.5 * error * (-log_var).exp() + 1.5 * log_var
+        weight = (settings.beta * log_var.detach()).exp()
+        terms[name] = (likelihood * weight * covered).mean()
+    logits, mask = raw[:, _COORDINATES:], structures.to(raw)
+    probability = logits.sigmoid()
+    both, either = (probability * mask).sum((2, 3)), probability.sum((2, 3)) + mask.sum((2, 3))
+    dice = (2 * both + 1) / (either + 1)  # 1 pixel: a structure that is absent is not all or nothing
+    cross_entropy = functional.binary_cross_entropy_with_logits(logits, mask)
+    terms["structures"] = settings.structure_weight * (cross_entropy + 1 - dice.mean())
+    return {"loss": sum(terms.values(), torch.zeros_like(log_variance[0, 0, 0, 0])), **terms}
+
+
+def look(network: SceneNetwork, view: View) -> tuple[Coordinates, Camera]:
+    """What the network sees in a view, and the camera of that picture: the view's with other pixels.
+
+    The view is resampled so that its longer side has `network.pixels` (area mean of the valid pixels),
+    keeping its shape to the nearest pixel. Pixels that are not valid get an answer too, from what surrounds
+    them. The answer lies on the CPU, wherever the network is.
+    """
+    rows, columns = view.image.shape
+    scale = network.pixels / max(rows, columns)
+    height, width = max(1, round(rows * scale)), max(1, round(columns * scale))
+    image, valid = _resample(view, height, width)
+    padding = (0, -width % network.multiple, 0, -height % network.multiple)
+    image, valid = functional.pad(image, padding), functional.pad(valid, padding)
+    was_training = network.training
+    network.eval()
+    with torch.inference_mode():
+        given = network_input(image[None], valid[None]).to(network.template.device)
+        raw = network(given)[:, :, :height, :width].cpu()
+    network.train(was_training)
+    return Coordinates(*(part.clone() for part in decode(raw))), view.camera.resized(height, width)
+
+
+def _resample(view: View, height: int, width: int) -> tuple[Float[Tensor, "h w"], Bool[Tensor, "h w"]]:
+    """Mean of the valid pixels within each new pixel; valid where they fill half of it."""
+    assert view.valid is not None  # View fills it in
+    rows = _overlap(view.image.shape[0], height)
+    columns = _overlap(view.image.shape[1], width)
+    share = view.valid.to(torch.float32)
+    image = torch.where(view.valid, view.image.to(torch.float32), 0.0)
+    filled = rows @ share @ columns.T
+    mean = rows @ image @ columns.T / filled.clamp_min(1e-6)
+    return mean, filled >= 0.5
+
+
+def _overlap(old: int, new: int) -> Float[Tensor, "new old"]:
+    """Share of each new pixel that each old one takes, along one axis; the linear interpolant if finer."""
+    if new > old:
+        place = ((torch.arange(new) + 0.5) * old / new - 0.5).clamp(0, old - 1)
+        return (1 - (place[:, None] - torch.arange(old)).abs()).clamp_min(0)
+    edges = torch.arange(new + 1, dtype=torch.float64) * old / new
+    start, stop = torch.arange(old), torch.arange(1, old + 1)
+    overlap = torch.minimum(edges[1:, None], stop) - torch.maximum(edges[:-1, None], start)
+    return (overlap.clamp_min(0) * new / old).to(torch.float32)
