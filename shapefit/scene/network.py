@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
-from monai.networks.nets import UNet
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -48,6 +47,8 @@ class SceneNetwork(nn.Module):
         residual_units: int = TrainSceneSettings().residual_units,
         about: Mapping[str, str] | None = None,
     ) -> None:
+        from monai.networks.nets import UNet  # takes seconds, for which who asks for no network need not wait
+
         super().__init__()
         if len(channels) < 2 or min(channels) < 1:
             raise ValueError(f"a scene network needs at least 2 levels of 1 channel, got {tuple(channels)}")
