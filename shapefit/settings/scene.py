@@ -27,9 +27,9 @@ class SimulateSettings:
     """distance of the bone's centre from the source, as a share of sdd"""
     depth_std: float = 0.03
     """its standard deviation, as a share of sdd"""
-    shift: tuple[float, float] = (60.0, 50.0)
+    shift: tuple[float, float] = (45.0, 40.0)
     """mm at the bone, standard deviation of its centre from the principal ray, along columns and rows"""
-    least_visible: float = 0.3
+    least_visible: float = 0.35
     """share of the bone's vertices within the field below which another pose is drawn"""
     deformation: float = 2.5
     """mm, mean length of the largest smooth deformation that the shape model does not contain"""
@@ -41,9 +41,9 @@ class SimulateSettings:
     """share of samples in which neighbouring bones are drawn"""
     implants: float = 0.0
     """share of samples with metal: screws, wires, the stem of a hip"""
-    collimation: float = 0.35
+    collimation: float = 0.25
     """share of samples whose field is narrowed by a collimator or an image intensifier"""
-    text: float = 0.3
+    text: float = 0.2
     """share of samples with burnt-in letters or marks"""
     bright: float = 0.1
     """share of samples in which bone is bright"""
@@ -69,12 +69,16 @@ class TrainSceneSettings:
     """steps over which the rate rises"""
     weight_decay: float = 1e-4
     """of AdamW"""
+    clip: float = 1.0
+    """largest norm of the gradient"""
     beta: float = 0.5
     """how far the likelihood is weighted with the predicted variance: 0 plain, 1 as squared errors"""
     structure_weight: float = 1.0
     """weight of the structures' masks beside that of the coordinates"""
+    hidden: float = 0.3
+    """share of samples of which a part is hidden and marked as not valid"""
     precision: str = "auto"
-    """float32, bfloat16, or auto: bfloat16 where the processor computes in it"""
+    """float32, bfloat16, float16 (cuda), or auto: bfloat16 where the processor computes in it"""
     held_out: int = 512
     """samples kept from training, to judge by; the last of the set"""
     judge_every: int = 500
@@ -83,6 +87,8 @@ class TrainSceneSettings:
     """steps between checkpoints"""
     threads: int = 0
     """of the processor; 0: as torch chooses"""
+    workers: int = 0
+    """processes that read or draw samples ahead; 0: this one does"""
     seed: int = 0
     """of the first weights and the order of the samples"""
     device: str = "cpu"
@@ -97,13 +103,17 @@ class LocateSettings:
     """probability from which a pixel counts as covered by the bone"""
     least_area: float = 0.02
     """share of the image below which there is no bone in it"""
-    correspondences: int = 2000
+    correspondences: int = 1000
     """pixels that vote, at most; the surest ones, spread over the bone"""
     reprojection: float = 4.0
     """pixels of the network's image by which an inlier may miss"""
     least_inliers: float = 0.4
     """share of inliers below which there is no answer"""
-    modes: int = 15
+    pixel: float = 0.5
+    """pixels of the network's image, standard deviation of what a pixel's own size adds to a miss"""
+    beyond: float = 1.5
+    """mm, standard deviation along each axis of how far bones lie from what the shape model can be"""
+    modes: int = 30
     """shape modes that are solved for; fewer if the model has fewer"""
     independent: float = 60.0
     """how many independent observations the correspondences of one view are worth: neighbours err alike"""
