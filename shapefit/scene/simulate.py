@@ -13,7 +13,6 @@ import trimesh
 from jaxtyping import Float
 from torch import Tensor
 
-from shapefit import se3
 from shapefit.camera import Camera
 from shapefit.fit.coarse import coarsened
 from shapefit.materials import attenuation_coefficient
@@ -24,7 +23,7 @@ from shapefit.scene.picture import draw_picture, tissue
 from shapefit.scene.sample import Sample
 from shapefit.scene.views import draw_camera, draw_visible_pose
 from shapefit.settings import SimulateSettings
-from shapefit.shape_model import ShapeModel, no_landmarks
+from shapefit.shape_model import ShapeModel
 
 BUMPS = 20  # centres of the smooth deformation
 

@@ -42,7 +42,7 @@ def draw_pose(camera: Camera, settings: SimulateSettings, rng: np.random.Generat
 def draw_visible_pose(
     vertices: Float[Tensor, "V 3"], camera: Camera, settings: SimulateSettings, rng: np.random.Generator
 ) -> Float[Tensor, "4 4"]:
-    """A pose of the prior with `settings.least_visible` of the vertices (mm) in the field, in front of the source.
+    """A pose of the prior that has `settings.least_visible` of the vertices (mm) in the field.
 
     Raises ValueError if the prior hardly holds such poses.
     """
@@ -56,8 +56,8 @@ def draw_visible_pose(
         if inside.float().mean() >= settings.least_visible:
             return pose
     raise ValueError(
-        f"none of {TRIES} poses of the prior shows {settings.least_visible:.0%} of the bone: its {len(vertices)} "
-        "vertices lie beyond the field or the source; change --depth, --detector, --shift or --least-visible"
+        f"none of {TRIES} poses of the prior shows {settings.least_visible:.0%} of the bone: its vertices lie "
+        "beyond the field or the source; change --depth, --detector, --shift or --least-visible"
     )
 
 
