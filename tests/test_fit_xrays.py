@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from shapefit.camera import Camera, world_from_view
 from shapefit.fit import start
 from shapefit.fit.coarse import coarsened
 from shapefit.fit.objective import evidence
+from shapefit.fit.scene_start import SceneStart, candidates_around, doubt
 from shapefit.fit.solve import fit_xrays
 from shapefit.mesh import boundary_edges
 from shapefit.render import render_mesh
@@ -49,9 +52,16 @@ MODEL = lopsided_model()
 TRUTH = MODEL.instance(torch.tensor([1.0, -1.2], dtype=torch.float64)) + CENTER
 
 
-def seen(view: str, seed: int, mask: bool = False, posed: bool = True) -> View:
+def true_pose(view: str) -> torch.Tensor:
     turn = torch.tensor([0.05, -0.08, 0.06, 4.0, -3.0, 10.0], dtype=torch.float64)
-    pose = se3.exp(turn) @ world_from_view(view, torch.zeros(3, dtype=torch.float64), 720.0)
+    return se3.exp(turn) @ world_from_view(view, torch.zeros(3, dtype=torch.float64), 720.0)
+
+
+POSES = {"ap0": true_pose("ap"), "lateral1": true_pose("lateral")}
+
+
+def seen(view: str, seed: int, mask: bool = False, posed: bool = True) -> View:
+    pose = true_pose(view)
     picture = simulate_view(TRUTH, MODEL.faces, MODEL.structure, pose, CAMERA, seed, Exposure(gas=2))
     labels = None
     if mask:
@@ -111,6 +121,85 @@ def test_a_fit_goes_on_from_an_earlier_one(two_posed_views):
     assert "starts" not in {h["stage"] for h in again.history}
     with pytest.raises(ValueError, match="the start has 2 views, this fit 1"):
         fit_xrays(MODEL, [seen("ap", 0)], QUICK, init=record)
+
+
+def located(off: torch.Tensor, views: list[View], shares: float = 0.9, alone: bool = False) -> SceneStart:
+    """What a network saw that puts the bone `off` (a twist about the world's origin) from its true place."""
+    world_from_model = torch.eye(4, dtype=torch.float64)
+    world_from_model[:3, 3] = CENTER
+    cameras = torch.stack([POSES[view.name] for view in views])
+    shape = torch.tensor([0.8, -1.0], dtype=torch.float64)
+    return SceneStart(shape, se3.exp(off) @ world_from_model, cameras, (shares,) * len(views), alone)
+
+
+NEAR = torch.tensor([0.04, -0.05, 0.03, 5.0, 4.0, -6.0], dtype=torch.float64)
+FAR = torch.tensor([0.0, 0.0, 1.3, 25.0, 0.0, 30.0], dtype=torch.float64)
+SHORT = replace(QUICK, starts=3, steps=(6, 6, 12))
+
+
+def test_a_fit_goes_on_from_what_a_network_saw():
+    views = [seen("ap", 0), seen("lateral", 1)]
+    fit = fit_xrays(MODEL, views, SHORT, init=located(NEAR, views))
+    assert fit.converged and fit.start == {"kind": "scene", "inlier_share": [0.9, 0.9], "doubt": ""}
+    assert "starts" not in {h["stage"] for h in fit.history}
+    assert error(fit.vertices) < 3.0 < error(se3.transform(se3.exp(NEAR), TRUTH))
+
+
+def test_a_view_without_a_pose_goes_on_from_the_camera_that_a_network_saw():
+    bare = [seen("ap", 0, posed=False)]
+    fit = fit_xrays(MODEL, bare, SHORT, init=located(NEAR, bare))
+    assert fit.converged and "starts" not in {h["stage"] for h in fit.history}
+    assert torch.equal(fit.world_from_model, torch.eye(4, dtype=torch.float64))
+    found = CAMERA.project(se3.inverse(fit.world_from_camera[0]), fit.vertices)
+    true = CAMERA.project(se3.inverse(POSES["ap0"]), TRUTH)
+    assert (found - true).norm(dim=-1).mean() < 1.5  # pixels
+
+
+def test_a_doubtful_start_of_a_network_competes_with_a_search():
+    views = [seen("ap", 0), seen("lateral", 1)]
+    doubting = replace(SHORT, trust=0.2)
+    wrong = fit_xrays(MODEL, views, doubting, init=located(FAR, views))
+    assert wrong.start["kind"] == "prior" and "local correlation" in wrong.start["doubt"]
+    assert "starts" in {h["stage"] for h in wrong.history} and error(wrong.vertices) < 8.0
+    right = fit_xrays(MODEL, views, replace(doubting, steps=(3, 3, 3)), init=located(NEAR, views, shares=0.3))
+    assert "30 % of the pixels agree" in right.start["doubt"]
+    assert "starts" in {h["stage"] for h in right.history}
+
+
+def test_a_start_that_stands_alone_is_all_there_is():
+    views = [seen("ap", 0), seen("lateral", 1)]
+    fit = fit_xrays(MODEL, views, SHORT, init=located(FAR, views, shares=0.1, alone=True))
+    assert fit.start["kind"] == "scene" and "starts" not in {h["stage"] for h in fit.history}
+    assert error(fit.vertices) > 16.0
+    with pytest.raises(ValueError, match="the network saw 2 views, this fit has 1"):
+        fit_xrays(MODEL, views[:1], SHORT, init=located(NEAR, views))
+
+
+def test_copies_of_a_network_s_start_surround_it():
+    views = [seen("ap", 0), seen("lateral", 1)]
+    scene = located(NEAR, views)
+    for free, count in ((False, 1), (True, 2)):
+        settings = FitSettings(finalists=5, seed=3)
+        around = candidates_around(scene, 4, 2, free, settings)
+        assert around.poses.shape == (5, count, 4, 4) and se3.is_rigid(around.poses.flatten(0, 1))
+        first = se3.inverse(scene.world_from_camera) @ scene.world_from_model if free else scene[1][None]
+        torch.testing.assert_close(around.poses[0], first)
+        assert around.coefficients.tolist() == [pytest.approx([0.8, -1.0, 0.0, 0.0])] * 5
+        shift = (around.poses[1:, :, :3, 3] - first[:, :3, 3]).abs()
+        assert (shift[..., :2] <= 10).all() and (shift[..., 2] <= (30 if free else 10)).all()
+        assert (shift.amax((1, 2)) > 1).all()
+        again = candidates_around(scene, 4, 2, free, settings)
+        assert torch.equal(again.poses, around.poses)
+
+
+def test_a_start_is_doubted_by_its_pixels_its_likeness_and_its_masks():
+    settings = FitSettings(trust=0.25, trust_inliers=0.6, accept_dice=0.8)
+    assert doubt([0.9, 0.7], [{"agreement": 0.2}, {"agreement": 0.4}], settings) == ""
+    assert "50 % of the pixels" in doubt([0.9, 0.5], [{"agreement": 0.9}] * 2, settings)
+    assert "nan" in doubt([float("nan")], [{"agreement": 0.9}], settings)
+    assert "0.200, below 0.25" in doubt([0.9], [{"agreement": 0.2}], settings)
+    assert doubt([0.9], [{"agreement": 0.1, "overlap": 0.9}], settings) == ""
+    assert "masks 0.700" in doubt([0.9], [{"agreement": 0.9, "overlap": 0.7}], settings)
 
 
 def test_an_image_without_the_bone_is_a_failure_with_a_reason():

@@ -90,10 +90,9 @@ def descend(problem: Problem, candidates: Candidates, stage: Stage, history: lis
     shape = candidates.coefficients[:, : stage.modes].clone().requires_grad_()
     rest = candidates.coefficients[:, stage.modes :]
     free = problem.camera_from_world is None
-    unit = torch.tensor([TURN] * 3 + [SHIFT, SHIFT, DEPTH if free else SHIFT])
 
     def moved() -> Candidates:
-        return Candidates(_step(candidates.poses, step * unit), torch.cat([shape, rest], 1))
+        return Candidates(stepped(candidates.poses, step, free), torch.cat([shape, rest], 1))
 
     optimizer = torch.optim.Adam([step, shape], lr=stage.rate, betas=(0.8, 0.95))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, stage.steps, eta_min=0.05 * stage.rate)
@@ -108,8 +107,14 @@ def descend(problem: Problem, candidates: Candidates, stage: Stage, history: lis
         return moved()
 
 
-def _step(poses: Float[Tensor, "B P 4 4"], twist: Float[Tensor, "B P 6"]) -> Float[Tensor, "B P 4 4"]:
-    """Turn the bone about its own origin and shift it along the axes of the camera (or world)."""
+def stepped(
+    poses: Float[Tensor, "B P 4 4"], step: Float[Tensor, "B P 6"], free: bool
+) -> Float[Tensor, "B P 4 4"]:
+    """Turn the bone about its own origin and shift it along the axes of the camera (free views) or world.
+
+    Steps are counted in TURN, SHIFT and, along the principal ray of a free view, DEPTH.
+    """
+    twist = step * torch.tensor([TURN] * 3 + [SHIFT, SHIFT, DEPTH if free else SHIFT]).to(step)
     turned = poses @ se3.exp(torch.cat([twist[..., :3], torch.zeros_like(twist[..., 3:])], -1).to(poses))
     shift = torch.nn.functional.pad(twist[..., 3:, None], (3, 0, 0, 1)).to(poses)
     return turned + shift

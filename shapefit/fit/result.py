@@ -1,7 +1,7 @@
 """What a fit to X-rays gives back, and whether it is believed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -33,6 +33,7 @@ class XRayFit:
     reason: str  # why, in words
     history: list[dict]  # stage, step, loss
     seconds: float
+    start: dict = field(default_factory=dict)  # "kind": prior, scene or record; "doubt" of a scene's start
 
 
 def mask_overlap(

@@ -2,7 +2,8 @@
 
 Where the cameras' poses are given, one motion of the bone serves all views; where they are free, every
 view has its own and the shape is shared. Many candidates are refined side by side; the better ones go
-on to the next stage, on finer images and meshes.
+on to the next stage, on finer images and meshes. They come of a search over views, of what a network saw,
+or of the record of an earlier fit.
 """
 
 import time
@@ -20,6 +21,7 @@ from shapefit.fit.descent import Candidates, Problem, Stage, best, descend, judg
 from shapefit.fit.objective import evidence
 from shapefit.fit.prior import meeting_point
 from shapefit.fit.result import XRayFit, mask_overlap, verdict
+from shapefit.fit.scene_start import SceneStart, candidates_around, doubt
 from shapefit.settings import FitSettings
 from shapefit.shape_model import ShapeModel
 from shapefit.view import IGNORE, View
@@ -32,15 +34,17 @@ def fit_xrays(
     views: Sequence[View],
     settings: FitSettings | None = None,
     progress: Callable[[str, float], None] | None = None,
-    init: Mapping | None = None,
+    init: Mapping | SceneStart | None = None,
 ) -> XRayFit:
     """The shape and pose of a model that best explain one or several X-rays of one bone.
 
     Views with poses are trusted relative to one another unless `settings.free_views`; then, or where a
     pose is missing, each view's pose is estimated and the world is the model's frame. `init` is the
-    record of an earlier fit of the same views. A fit that does not explain the images is returned with
-    `converged=False` and the reason. Raises ValueError for no views, a mix of posed and unposed views,
-    masks that name structures beyond the model's, and an `init` that does not match.
+    record of an earlier fit of the same views, or what a network saw in them: where that is doubtful once
+    it is refined, a search over views is made as well, and the better of both goes on. Without `init` the
+    search is all. A fit that does not explain the images is returned with `converged=False` and the reason.
+    Raises ValueError for no views, a mix of posed and unposed views, masks that name structures beyond the
+    model's, and an `init` that does not match.
     """
     began = time.monotonic()
     settings = settings or FitSettings()
@@ -48,8 +52,9 @@ def fit_xrays(
     few = model.truncate(min(settings.modes, model.modes))
     history: list[dict] = []
     with torch.device(settings.device):
-        candidate, terms = _solve(few, views, masked, free, settings, init, progress, history)
-    return _result(model, candidate, terms, free, views, settings, history, time.monotonic() - began)
+        candidate, terms, begun = _solve(few, views, masked, free, settings, init, progress, history)
+    seconds = time.monotonic() - began
+    return _result(model, candidate, terms, free, views, settings, history, seconds, begun)
 
 
 def _solve(
@@ -58,11 +63,11 @@ def _solve(
     masked: Bool[Tensor, "S"],
     free: bool,
     settings: FitSettings,
-    init: Mapping | None,
+    init: Mapping | SceneStart | None,
     progress: Callable[[str, float], None] | None,
     history: list[dict],
-) -> tuple[Candidates, list[dict[str, float]]]:
-    """Search and descent on the chosen device; the winner, on the CPU, and its terms per view."""
+) -> tuple[Candidates, list[dict[str, float]], dict]:
+    """Search and descent on the chosen device; the winner, on the CPU, its terms per view, and its start."""
     report = progress or (lambda text, share: None)
     near = [_view_on(view, settings.device) for view in views]
     camera_from_world = None
@@ -77,21 +82,48 @@ def _solve(
     medium = fine._replace(model=_model_on(coarsened(model, 3 * COARSE_FACES), settings.device))
     _, middle, last = settings.steps
     some = min(5, model.modes)
-    if init is not None:
-        candidates = _from_record(init, model, len(views), free)
-    else:
+
+    def finalist(candidates: Candidates) -> Candidates:
+        candidates = descend(medium, candidates, Stage("finalists", middle, some, 0.15, 3.0), history)
+        return best(medium, candidates, 1)
+
+    def searched() -> Candidates:
         report("searching views", 0.0)
         candidates = _begin(problem(coarsened(model, COARSE_FACES), settings.start_pixels), history)
-    report("refining", 0.4)
-    candidates = descend(medium, candidates, Stage("finalists", middle, some, 0.15, 3.0), history)
-    candidates = best(medium, candidates, 1)
+        report("refining", 0.4)
+        return finalist(candidates)
+
+    if init is None:
+        candidates, begun = searched(), {"kind": "prior"}
+    elif isinstance(init, SceneStart):
+        report("refining what the network saw", 0.0)
+        candidates = finalist(candidates_around(init, model.modes, len(views), free, settings))
+        begun = {"kind": "scene", "inlier_share": list(init.inlier_share), "doubt": ""}
+        if not init.alone:
+            begun["doubt"] = doubt(init.inlier_share, _terms(medium, candidates), settings)
+        if begun["doubt"]:
+            elsewhere = searched()
+            if _loss(medium, elsewhere) < _loss(medium, candidates):
+                candidates, begun["kind"] = elsewhere, "prior"
+    else:
+        candidates, begun = finalist(_from_record(init, model, len(views), free)), {"kind": "record"}
     report("fitting shape and pose", 0.6)
     candidates = descend(fine, candidates, Stage("shape", last, model.modes, 0.1, 2.0, 3), history)
-    with torch.no_grad():
-        _, terms = judge(fine, candidates)
     report("done", 1.0)
     winner = Candidates(candidates.poses.cpu(), candidates.coefficients.cpu())
-    return winner, [{name: float(value[0]) for name, value in term.items()} for term in terms]
+    return winner, _terms(fine, candidates), begun
+
+
+@torch.no_grad()
+def _loss(problem: Problem, candidates: Candidates) -> float:
+    return float(judge(problem, candidates)[0].min())
+
+
+@torch.no_grad()
+def _terms(problem: Problem, candidates: Candidates) -> list[dict[str, float]]:
+    """Per view, of the first candidate."""
+    _, terms = judge(problem, candidates)
+    return [{name: float(value[0]) for name, value in term.items()} for term in terms]
 
 
 def _view_on(view: View, device: str) -> View:
@@ -195,6 +227,7 @@ def _result(
     settings: FitSettings,
     history: list[dict],
     seconds: float,
+    begun: dict,
 ) -> XRayFit:
     poses, few = candidate.poses[0].double(), candidate.coefficients[0].double()
     coefficients = torch.nn.functional.pad(few, (0, model.modes - len(few)))
@@ -208,5 +241,5 @@ def _result(
     converged, reason = verdict(terms, dice, vertices, settings)
     return XRayFit(
         coefficients, 1.0, world_from_model, world_from_camera, vertices,
-        [term.pop("loss") for term in terms], terms, dice, converged, reason, history, seconds,
+        [term.pop("loss") for term in terms], terms, dice, converged, reason, history, seconds, begun,
     )  # fmt: skip

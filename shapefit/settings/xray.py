@@ -43,10 +43,14 @@ class FitSettings:
     """optimisation steps for all starts, for the finalists, and for the winner"""
     accept: float = 0.12
     """local correlation on the bone below which a fit from images alone is declared failed (0 to 1)"""
+    trust: float = 0.15
+    """that correlation of a network's start, refined, below which the search over views is asked as well"""
+    trust_inliers: float = 0.6
+    """share of pixels that agree with a network's pose, below which it is asked as well (0 to 1)"""
     accept_dice: float = 0.8
     """Dice with the masks below which a fit to masks is declared failed (0 to 1)"""
     seed: int = 0
-    """kept in the record; the fit itself draws nothing at random"""
+    """of the copies of a network's start; a search over views draws nothing at random"""
     device: str = "cpu"
     """cpu or cuda"""
 

@@ -1,0 +1,71 @@
+"""A fit that begins where a scene-coordinate network saw the bone, and when to look for it elsewhere too."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from shapefit import se3
+from shapefit.fit.descent import Candidates, stepped
+from shapefit.settings import FitSettings
+
+
+class SceneStart(NamedTuple):
+    """Pose and shape read off the X-rays of a fit: `scene.locate`, but anything that knows both will do."""
+
+    coefficients: Float[Tensor, " K"]  # standard deviations; modes beyond them are 0
+    world_from_model: Float[Tensor, "4 4"]
+    world_from_camera: Float[Tensor, "N 4 4"]
+    inlier_share: tuple[float, ...]  # per view, of the pixels that agree with this pose
+    alone: bool = False  # the search over views is never asked, however doubtful this is
+
+
+def candidates_around(
+    scene: SceneStart, modes: int, views: int, free: bool, settings: FitSettings
+) -> Candidates:
+    """The located poses, and copies of them up to a unit step of the descent away, with the located shape.
+
+    There are `settings.finalists` in all; the copies are drawn with `settings.seed`. Poses are those of the
+    model in every camera where views are `free`, else in the world. Raises ValueError for another number of
+    views than `views`.
+    """
+    if len(scene.world_from_camera) != views:
+        raise ValueError(f"the network saw {len(scene.world_from_camera)} views, this fit has {views}")
+    world_from_model = scene.world_from_model.detach().cpu().double()
+    poses = world_from_model[None]
+    if free:
+        poses = se3.inverse(scene.world_from_camera.detach().cpu().double()) @ world_from_model
+    count = max(1, settings.finalists)
+    draws = torch.rand(
+        count, len(poses), 6, generator=torch.Generator().manual_seed(settings.seed), device="cpu"
+    )
+    draws[0] = 0.5
+    shape = torch.zeros(modes, device="cpu")
+    known = scene.coefficients.detach().cpu().float()[:modes]
+    shape[: len(known)] = known
+    moved = stepped(
+        poses.expand(count, -1, -1, -1).to(settings.device), (2 * draws - 1).to(settings.device), free
+    )
+    return Candidates(moved, shape.expand(count, -1).to(settings.device))
+
+
+def doubt(inlier_share: Sequence[float], terms: Sequence[dict[str, float]], settings: FitSettings) -> str:
+    """Why a located bone may be elsewhere, in words; nothing if it is believed.
+
+    `inlier_share` is that of each view, `terms` are those of `judge` for the bone refined on the fine
+    images: "agreement" in each view and, where there are masks, "overlap", which then decides.
+    """
+    share, least = min(inlier_share), settings.trust_inliers
+    if not share >= least:
+        return f"{100 * share:.0f} % of the pixels agree with the network's pose, below {100 * least:.0f} %"
+    masked = any("overlap" in term for term in terms)
+    name, what, limit = (
+        ("overlap", "overlap with the masks", settings.accept_dice)
+        if masked
+        else ("agreement", "local correlation on the bone", settings.trust)
+    )
+    values = [term[name] for term in terms if name in term]
+    mean = sum(values) / len(values)
+    return "" if mean >= limit else f"mean {what} {mean:.3f}, below {limit:g}"
