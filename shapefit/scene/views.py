@@ -56,8 +56,8 @@ def draw_visible_pose(
         if inside.float().mean() >= settings.least_visible:
             return pose
     raise ValueError(
-        f"none of {TRIES} poses of the prior shows {settings.least_visible:.0%} of the bone: its vertices lie "
-        "beyond the field or the source; change --depth, --detector, --shift or --least-visible"
+        f"none of {TRIES} poses of the prior shows {settings.least_visible:.0%} of the bone: it is beyond "
+        "the field or the source; change --depth, --detector, --shift or --least-visible"
     )
 
 
