@@ -2,7 +2,7 @@
 
 from shapefit.settings.landscape import CTSettings, LandscapeSettings
 from shapefit.settings.register import RegisterSettings
-from shapefit.settings.scene import LocateSettings, SimulateSettings, TrainSceneSettings
+from shapefit.settings.scene import LocateSettings, ShardSettings, SimulateSettings, TrainSceneSettings
 from shapefit.settings.shape_model import (
     BuildSettings,
     ExportSettings,
@@ -40,6 +40,7 @@ __all__ = [
     "RegisterSettings",
     "RenderSettings",
     "SampleSettings",
+    "ShardSettings",
     "SimulateSettings",
     "SurfaceSettings",
     "TrainSceneSettings",

@@ -52,6 +52,18 @@ class SimulateSettings:
 
 
 @dataclass(frozen=True)
+class ShardSettings:
+    """How simulated X-rays are made side by side and laid into files."""
+
+    shard_size: int = 1000
+    """samples in each file; what is unfinished when a job stops is made again"""
+    workers: int = 2
+    """processes that simulate side by side, each a file of its own"""
+    cluster: str = ""
+    """address or scheduler file of a Dask cluster that does the work instead, as in tcp://host:8786"""
+
+
+@dataclass(frozen=True)
 class TrainSceneSettings:
     """How a scene-coordinate network learns."""
 
@@ -103,7 +115,7 @@ class LocateSettings:
     """probability from which a pixel counts as covered by the bone"""
     least_area: float = 0.02
     """share of the image below which there is no bone in it"""
-    correspondences: int = 1000
+    correspondences: int = 600
     """pixels that vote, at most; the surest ones, spread over the bone"""
     reprojection: float = 4.0
     """pixels of the network's image by which an inlier may miss"""
