@@ -49,8 +49,6 @@ class SceneNetwork(nn.Module):
     ) -> None:
         from monai.networks.nets import UNet  # takes seconds, for which who asks for no network need not wait
 
-        from monai.networks.nets import UNet  # takes seconds, which only those with a network need spend
-
         super().__init__()
         if len(channels) < 2 or min(channels) < 1:
             raise ValueError(f"a scene network needs at least 2 levels of 1 channel, got {tuple(channels)}")
