@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from shapefit.io.mesh import read_mesh, read_surfaces, write_mesh, write_surfaces
     from shapefit.io.model import read_model, write_model
     from shapefit.io.pose import read_pose, write_pose
+    from shapefit.io.scene import read_scene, write_scene
     from shapefit.io.scores import read_scores, write_scores
     from shapefit.io.tfm import read_tfm, write_tfm
     from shapefit.io.volume import read_labels, read_volume, write_volume
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         export_job,
         fit_job,
         inspect_job,
+        locate_job,
         model_info,
         modes_job,
         posterior_job,
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
         register_job,
         render_job,
         sample_job,
+        train_scene_job,
     )
     from shapefit.materials import attenuation_coefficient
     from shapefit.metrics import compare, tabulate
@@ -76,6 +79,8 @@ if TYPE_CHECKING:
     from shapefit.repair import RepairFindings, repair_mesh
     from shapefit.report import evaluation_page, fit_page, model_page
     from shapefit.residual import SurfaceProcess, learn_residual, with_residual
+    from shapefit.scene.network import SceneNetwork, look, network_input, scene_loss
+    from shapefit.scene.train import train_scene
     from shapefit.settings import (
         BuildSettings,
         CTSettings,
@@ -93,6 +98,7 @@ if TYPE_CHECKING:
         RegisterSettings,
         RenderSettings,
         SampleSettings,
+        ShardSettings,
         SimulateSettings,
         SurfaceSettings,
         TrainSceneSettings,
@@ -120,6 +126,7 @@ _HOME = {
     "io.mesh": ["read_mesh", "read_surfaces", "write_mesh", "write_surfaces"],
     "io.model": ["read_model", "write_model"],
     "io.pose": ["read_pose", "write_pose"],
+    "io.scene": ["read_scene", "write_scene"],
     "io.scores": ["read_scores", "write_scores"],
     "io.tfm": ["read_tfm", "write_tfm"],
     "io.volume": ["read_labels", "read_volume", "write_volume"],
@@ -138,6 +145,7 @@ _HOME = {
         "export_job",
         "fit_job",
         "inspect_job",
+        "locate_job",
         "model_info",
         "modes_job",
         "posterior_job",
@@ -145,6 +153,7 @@ _HOME = {
         "register_job",
         "render_job",
         "sample_job",
+        "train_scene_job",
     ],
     "materials": ["attenuation_coefficient"],
     "metrics": ["compare", "tabulate"],
@@ -170,6 +179,8 @@ _HOME = {
     "repair": ["RepairFindings", "repair_mesh"],
     "report": ["evaluation_page", "fit_page", "model_page"],
     "residual": ["SurfaceProcess", "learn_residual", "with_residual"],
+    "scene.network": ["SceneNetwork", "look", "network_input", "scene_loss"],
+    "scene.train": ["train_scene"],
     "settings": [
         "BuildSettings",
         "CTSettings",
@@ -187,6 +198,7 @@ _HOME = {
         "RegisterSettings",
         "RenderSettings",
         "SampleSettings",
+        "ShardSettings",
         "SimulateSettings",
         "SurfaceSettings",
         "TrainSceneSettings",

@@ -8,9 +8,11 @@ import tyro
 
 from shapefit.cli.commands import build, evaluate, fit, project, render
 from shapefit.cli.inspect import inspect
+from shapefit.cli.locate import locate
 from shapefit.cli.model import model
 from shapefit.cli.options import BAD_INPUT
 from shapefit.cli.register import register
+from shapefit.cli.train_scene import train_scene
 
 
 def main() -> None:
@@ -23,10 +25,12 @@ def main() -> None:
         "build": build,
         "project": project,
         "fit": fit,
+        "locate": locate,
         "register": register,
         "evaluate": evaluate,
         "render": render,
         "model": model,
+        "train-scene": train_scene,
     }
     description = "From one or a few fluoroscopy images to a patient's bone in 3D. `--version` says which."
     run(lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="shapefit", description=description))

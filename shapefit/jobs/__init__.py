@@ -8,11 +8,13 @@ from shapefit.jobs.build import build_job
 from shapefit.jobs.evaluate import evaluate_job
 from shapefit.jobs.fit import fit_job
 from shapefit.jobs.inspect import inspect_job
+from shapefit.jobs.locate import locate_job
 from shapefit.jobs.model import export_job, model_info, modes_job, sample_job
 from shapefit.jobs.posterior import posterior_job
 from shapefit.jobs.project import project_job
 from shapefit.jobs.register import register_job
 from shapefit.jobs.render import render_job
+from shapefit.jobs.train_scene import train_scene_job
 
 __all__ = [
     "build_job",
@@ -20,6 +22,7 @@ __all__ = [
     "export_job",
     "fit_job",
     "inspect_job",
+    "locate_job",
     "model_info",
     "modes_job",
     "posterior_job",
@@ -27,4 +30,5 @@ __all__ = [
     "register_job",
     "render_job",
     "sample_job",
+    "train_scene_job",
 ]
