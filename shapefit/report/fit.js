@@ -53,6 +53,8 @@ shapefit.run(async () => {
   if (data.coefficients.length) shapefit.lines("coefficients", [{
     type: "bar", x: data.coefficients.map((_, n) => n + 1), y: data.coefficients, width: 0.7,
     marker: { color: data.coefficients.map((c) => (Math.abs(c) > 3 ? "#D55E00" : "#56B4E9")) },
+    error_y: (data.coefficients_std || []).length ? { type: "data", array: data.coefficients_std, thickness: 1.2, width: 3,
+      color: "#62625f" } : undefined,
     hovertemplate: "mode %{x}: %{y:.2f} std<extra></extra>",
   }], {
     xaxis: { title: { text: "mode" }, showgrid: false, tickformat: "d" },
