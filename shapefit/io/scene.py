@@ -6,12 +6,16 @@ network would have other bytes each time. Nothing in the file can run: no pickle
 """
 
 import json
+from collections.abc import Set
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from jaxtyping import Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
+from torch import Tensor
 
 from shapefit.io.atomic import atomic_path
 from shapefit.scene.network import SceneNetwork
@@ -76,28 +80,46 @@ def read_scene(path_or_name: str | Path) -> SceneNetwork:
     scene network, or whose weights do not fit what its head says.
     """
     path = scene_path(path_or_name)
-    try:
-        with safe_open(path, framework="pt") as file:
-            head = (file.metadata() or {}).get(KEY)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is cut off, damaged or not a safetensors file ({error})") from None
-    if head is None:
-        raise ValueError(f"{path} is not a scene network: its head has no {KEY!r}")
-    content = json.loads(head)
-    if content.get("schema") != SCHEMA:
-        raise ValueError(f"{path} is a {content.get('schema')!r} file; this version reads {SCHEMA!r}")
+    head, tensors = _read(path)
     try:
         network = SceneNetwork(
             tensors["template"],
             tensors["faces"],
-            content["structures"],
-            content["pixels"],
-            content["channels"],
-            content["residual_units"],
-            content["about"],
+            head["structures"],
+            head["pixels"],
+            head["channels"],
+            head["residual_units"],
+            head["about"],
         )
         network.load_state_dict(tensors)
     except (KeyError, RuntimeError) as error:
         raise ValueError(f"{path}: the weights are not those of the network in its head ({error})") from None
     return network.eval()
+
+
+def read_scene_mesh(path_or_name: str | Path) -> tuple[tuple[str, ...], Int64[Tensor, "F 3"]]:
+    """The structures that a network knows, and its template's faces, without making the network.
+
+    Raises ValueError as `read_scene` does.
+    """
+    path = scene_path(path_or_name)
+    head, tensors = _read(path, "faces")
+    if "faces" not in tensors:
+        raise ValueError(f"{path} lacks its template's faces; it is not a complete scene network")
+    return tuple(head["structures"]), tensors["faces"]
+
+
+def _read(path: Path, name: str = "") -> tuple[dict, dict[str, Tensor]]:
+    """The head of a file, and its tensors, or the one of this name."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(KEY)
+            tensors = {key: file.get_tensor(key) for key in file.keys() if name in ("", key)}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is cut off, damaged or not a safetensors file ({error})") from None
+    if text is None:
+        raise ValueError(f"{path} is not a scene network: its head has no {KEY!r}")
+    head = json.loads(text)
+    if head.get("schema") != SCHEMA:
+        raise ValueError(f"{path} is a {head.get('schema')!r} file; this version reads {SCHEMA!r}")
+    return head, tensors

@@ -117,8 +117,7 @@ def _samples(
     if simulate is None:
         shards = ShardSet(source)
         model = shards.model()
-        simulated = json.dumps(shards.manifest["settings"])
-        return shards, model, _told(model, len(shards), simulated)
+        return shards, model, _told(model, len(shards), json.dumps(shards.manifest["settings"]))
     model = read_model(source)
     # each sample is seen once
     count = settings.held_out + settings.steps * settings.batch
