@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         register_job,
         render_job,
         sample_job,
+        simulate_job,
         train_scene_job,
     )
     from shapefit.materials import attenuation_coefficient
@@ -153,6 +154,7 @@ _HOME = {
         "register_job",
         "render_job",
         "sample_job",
+        "simulate_job",
         "train_scene_job",
     ],
     "materials": ["attenuation_coefficient"],

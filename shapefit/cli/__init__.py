@@ -12,6 +12,7 @@ from shapefit.cli.locate import locate
 from shapefit.cli.model import model
 from shapefit.cli.options import BAD_INPUT
 from shapefit.cli.register import register
+from shapefit.cli.simulate import simulate
 from shapefit.cli.train_scene import train_scene
 
 
@@ -27,6 +28,7 @@ def main() -> None:
         "fit": fit,
         "locate": locate,
         "register": register,
+        "simulate": simulate,
         "evaluate": evaluate,
         "render": render,
         "model": model,

@@ -14,6 +14,7 @@ from shapefit.jobs.posterior import posterior_job
 from shapefit.jobs.project import project_job
 from shapefit.jobs.register import register_job
 from shapefit.jobs.render import render_job
+from shapefit.jobs.simulate import simulate_job
 from shapefit.jobs.train_scene import train_scene_job
 
 __all__ = [
@@ -30,5 +31,6 @@ __all__ = [
     "register_job",
     "render_job",
     "sample_job",
+    "simulate_job",
     "train_scene_job",
 ]

@@ -18,21 +18,13 @@ from shapefit.io.label_names import Structures
 from shapefit.io.model import write_model
 from shapefit.jobs.code import code_digest
 from shapefit.jobs.simulate_source import Source, read_source
-from shapefit.scene.shards import (
-    MANIFEST,
-    MODEL,
-    SCHEMA,
-    Shard,
-    find_shard,
-    read_manifest,
-    write_shard,
-)
-from shapefit.scene.simulate import Stage, simulate_sample
+from shapefit.scene.shards import MANIFEST, MODEL, SCHEMA, read_manifest
+from shapefit.scene.simulate_shard import simulate_shard
 from shapefit.settings import CTSettings, MeshSettings, ShardSettings, SimulateSettings, SurfaceSettings
 from shapefit.workers import Workers, one_thread
 
 _LIBRARIES = ("shapefit", "numpy", "scipy", "numba", "torch")  # what computes samples
-_CODE = ("scene.simulate", "scene.shards", "jobs.simulate_source")
+_CODE = ("scene.simulate_shard", "jobs.simulate_source")
 
 
 def simulate_job(
@@ -79,7 +71,7 @@ def simulate_job(
         )
         try:
             with Workers(shards.workers, shards.cluster) as workers:
-                for shard, new in workers.stream(_make_shard, jobs):
+                for shard, new in workers.stream(simulate_shard, jobs):
                     made += new * shard.samples
                     manifest["shards"].append(shard._asdict())
                     _write_manifest(output, manifest)
@@ -105,17 +97,6 @@ def simulate_job(
         }
         _write_manifest(output, manifest)
     return manifest
-
-
-def _make_shard(
-    stage: Stage, settings: SimulateSettings, folder: Path, number: int, first: int, count: int
-) -> tuple[Shard, bool]:
-    """A shard, and whether it is new."""
-    found = find_shard(folder, number)
-    if found is not None and (found.first, found.samples) == (first, count):
-        return found, False
-    samples = (simulate_sample(stage, index, settings) for index in range(first, first + count))
-    return write_shard(folder, number, samples, first), True
 
 
 def _new_manifest(
