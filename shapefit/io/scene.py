@@ -6,15 +6,13 @@ network would have other bytes each time. Nothing in the file can run: no pickle
 """
 
 import json
-from collections.abc import Set
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Int64
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 from torch import Tensor
 
 from shapefit.io.atomic import atomic_path
