@@ -38,11 +38,13 @@ def vertex_normals(
     vertices: Float[Tensor, "*batch V 3"], faces: Int[Tensor, "F 3"]
 ) -> Float[Tensor, "*batch V 3"]:
     """Unit normals of the vertices: the area-weighted mean of the faces around each."""
-    normals = face_normals(vertices, faces, unit=False)
-    total = torch.zeros_like(vertices)
+    normals = face_normals(vertices, faces, unit=False).reshape(-1, 3)
+    # all meshes of the batch as rows of one: adding along any other axis is ten times slower
+    total = torch.zeros_like(vertices).reshape(-1, 3)
+    first = torch.arange(0, len(total), vertices.shape[-2], device=faces.device)[:, None]
     for k in range(3):
-        total = total.index_add(-2, faces[:, k], normals)
-    return torch.nn.functional.normalize(total, dim=-1)
+        total = total.index_add(0, (first + faces[:, k]).flatten(), normals)
+    return torch.nn.functional.normalize(total, dim=-1).view_as(vertices)
 
 
 @accepts_foreign

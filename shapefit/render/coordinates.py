@@ -45,8 +45,8 @@ def render_coordinates(
         )
         hit = hits[0] >= 0
         # the structure that is entered first, and the one that is left last
-        first = torch.where(hit, depths[0], torch.inf).argmin(1, keepdim=True)
-        last = torch.where(hit, depths[1], -torch.inf).argmax(1, keepdim=True)
+        first = torch.where(hit, depths[0], torch.inf).min(1, keepdim=True).indices
+        last = torch.where(hit, depths[1], -torch.inf).max(1, keepdim=True).indices
         entry, leave = (
             _values_at(points, faces, image.gather(1, chosen)[:, 0].long(), values)
             for image, chosen in ((hits[0], first), (hits[1], last))
