@@ -154,7 +154,7 @@ def femur() -> Part:
 @cache
 def vertebra() -> Part:
     """A lumbar vertebra about the middle of its body, RAS, mm."""
-    disc = [("capsule", (x, y, z), (x, y, z), 9.0) for x, y in _ellipse(16, 10, 10) for z in (-5.0, 5.0)]
+    disc = [("capsule", (x, y, z), (x, y, z), 9.0) for x, y in _ellipse(16.0, 10.0, 10) for z in (-5.0, 5.0)]
     return _solid(
         [
             *disc,
