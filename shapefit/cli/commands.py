@@ -16,6 +16,7 @@ from shapefit.cli.options import (
     Folder,
     Labels,
     Meshes,
+    Start,
     command_line,
     label_numbers,
     progress_bar,
@@ -119,7 +120,8 @@ def fit(
     output: Folder,
     camera: Files = (),
     mask: Files = (),
-    init: Path | None = None,
+    init: Start = "auto",
+    network: str | None = None,
     polarity: str = "auto",
     seen_from: str = "source",
     frame: int | None = None,
@@ -133,22 +135,29 @@ def fit(
         output: for <structure>.ply (world mm), fit.json, overlay_<i>.png and report.html
         camera: camera files (JSON), one per image; not needed for DICOM whose tags give the geometry
         mask: integer images, one per X-ray: 1.. the model's structures in order, 0 background, 255 ignore
-        init: a fit.json whose shape and poses the fit starts from
+        init: where to begin. scene: where a network sees the bone; prior: a search over all views; auto:
+            scene if there is a network of the model and it sees the bone, and where that is doubtful the
+            better of both; or the fit.json of a fit or of locate, whose shape and poses are taken
+        network: a file of `shapefit train-scene`, or a name; if absent, that which comes with shapefit
         polarity: how bone looks in the images: bone-dark, bone-bright or auto
         seen_from: from where the images show the patient: source or detector (then they are flipped)
         frame: which frame of an image with several, from 0
     """
     from shapefit.jobs import fit_job
+    from shapefit.report.fit_text import start_in_words
 
     with progress_bar("fit") as progress:
         record = fit_job(
             images, camera, model, output, settings, mask, init, polarity, seen_from, frame,
-            command_line(), progress,
+            command_line(), progress, network,
         )  # fmt: skip
+    if said := start_in_words(record["start"]):
+        print(f"begun {said}")
     for view in record["views"]:
         terms = ", ".join(f"{name} {value:.3f}" for name, value in view["terms"].items())
         dice = "".join(f", Dice {name} {value:.3f}" for name, value in (view["dice"] or {}).items())
-        print(f"{view['name']}: loss {view['loss']:.4f} ({terms}){dice}")
+        if terms:
+            print(f"{view['name']}: loss {view['loss']:.4f} ({terms}){dice}")
     print(f"{record['seconds']:.1f} s")
     print(output / "report.html")
     if not record["converged"]:

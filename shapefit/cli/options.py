@@ -18,6 +18,7 @@ File = Annotated[Path, tyro.conf.arg(aliases=("-o",), metavar="FILE")]
 Files = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE [FILE ...]")]
 Cases = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="CASE [CASE ...]")]
 Meshes = Annotated[MeshSettings, tyro.conf.arg(name="")]
+Start = Annotated[str, tyro.conf.arg(metavar="auto|scene|prior|FILE")]
 Labels = Annotated[tuple[str, ...], tyro.conf.arg(metavar="STRUCTURE[=LABEL] [...]")]
 
 

@@ -1,6 +1,7 @@
 """X-rays -> shape and pose of the bone."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,6 +22,14 @@ from shapefit.io.record import (
     write_record,
 )
 from shapefit.io.xray import read_view
+from shapefit.jobs.scene_start import (
+    RECORD,
+    SCENE,
+    ask_for_fit,
+    kind_of_start,
+    nothing_located,
+    start_of_fit,
+)
 from shapefit.render import render_mesh
 from shapefit.report import fit_page, write_overlays
 from shapefit.settings import FitSettings
@@ -36,16 +45,20 @@ def fit_job(
     output: Path,
     settings: FitSettings,
     masks: Sequence[Path] = (),
-    init: Path | None = None,
+    init: str | Path | None = None,
     polarity: str = "auto",
     seen_from: str = "source",
     frame: int | None = None,
     command: str = "",
     progress: Callable[[str, float], None] | None = None,
+    network: str | None = None,
 ) -> dict:
     """Shape and pose from X-rays -> meshes (world mm), fit.json, overlays and report; returns the record.
 
-    A fit that did not succeed writes its record and report, and no mesh.
+    `init` is where to begin: scene: where `network` (that which comes with shapefit if absent) sees the bone;
+    prior: a search over views; auto, or nothing: scene if there is a network of this model and it finds the
+    bone, beside a search where that is doubtful; else the fit.json of an earlier fit. A fit that did not
+    succeed writes its record and report, and no mesh.
     """
     if settings.device not in ("cpu", "cuda"):
         raise ValueError(f"unknown device {settings.device!r}; expected 'cpu' or 'cuda'")
@@ -53,9 +66,18 @@ def fit_job(
         raise ValueError("no CUDA device is available here; use --device cpu")
     shape_model = read_model(model)
     views = read_views(images, cameras, masks, settings.free_views, polarity, seen_from, frame)
-    start = None if init is None else read_record(init)
+    kind = kind_of_start(init)
+    start = read_record(str(init)) if kind == RECORD else None
     with atomic_folder(output):  # tells now, not after the fit, if the folder cannot be written
-        fit = fit_xrays(shape_model, views, settings, progress, start)
+        asked = ask_for_fit(kind, network, shape_model, views, settings)
+        located = asked.located
+        if kind == SCENE and located is not None and not located.found:
+            fit = nothing_located(located, views)
+        else:
+            seen = located is not None and located.found
+            begin = start_of_fit(located, kind == SCENE) if seen else start
+            fit = fit_xrays(shape_model, views, settings, progress, begin)
+    fit = replace(fit, start=fit.start | asked.told())
     return write_fit(output, shape_model, views, images, fit, settings, command)
 
 
@@ -162,6 +184,7 @@ def fit_record(
             }
             for n, view in enumerate(views)
         ],
+        "start": fit.start,
         "converged": fit.converged,
         "reason": fit.reason,
         "landmarks": landmark_places(model, fit.vertices),

@@ -26,6 +26,18 @@ def fit_verdict(record: dict, note: str) -> str:
     return verdict(False, f"<b>The fit failed: {reason}.</b> Do not use its surface.", escape(note))
 
 
+def start_in_words(start: dict) -> str:
+    """Where a fit or a registration began, and what the network said that was asked; "" if none was."""
+    network = start.get("network")
+    if not network:
+        return ""
+    said = [text for text in (start.get("network_says"), start.get("doubt")) if text]
+    where = (
+        f"where {network} saw the bone" if start.get("kind") == "scene" else f"elsewhere than {network} says"
+    )
+    return where + (f" ({'; '.join(said)})" if said else "")
+
+
 def fit_facts(record: dict, unseen: float | None, metrics: dict | None) -> str:
     items = [("X-rays", str(len(record.get("views") or [])), "")]
     dice = [value for v in record.get("views") or [] for value in (v.get("dice") or {}).values()]
@@ -49,7 +61,7 @@ def fit_facts(record: dict, unseen: float | None, metrics: dict | None) -> str:
 def fit_caption(view: View, entry: dict) -> str:
     name = entry.get("name") or view.name
     lines = [f"<b>{escape(name)}</b>"]
-    if entry.get("loss") is not None:
+    if entry.get("loss") is not None and np.isfinite(entry["loss"]):
         terms = ", ".join(
             f"{escape(readable(k))} {value:.4g}" for k, value in (entry.get("terms") or {}).items()
         )
@@ -103,6 +115,7 @@ def fit_limits(record: dict, surfaces: Surfaces, known: list[View]) -> str:
 def fit_details(record: dict) -> str:
     lines = [
         ("model", record.get("model")),
+        ("begun", start_in_words(record.get("start") or {}) or None),
         ("seed", record.get("seed")),
         ("shapefit", record.get("package_version")),
     ]
