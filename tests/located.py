@@ -13,8 +13,8 @@ from torch.nn.functional import pad
 from shapefit import se3
 from shapefit.camera import Camera, world_from_view
 from shapefit.io.xray import write_camera, write_image
-from shapefit.render.coordinates import render_coordinates
 from shapefit.render import render_mesh
+from shapefit.render.coordinates import render_coordinates
 from shapefit.scene.network import UNIT, SceneNetwork
 from shapefit.shape_model import ShapeModel
 
