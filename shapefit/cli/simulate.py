@@ -42,7 +42,7 @@ def simulate(
         source: a shape model by file or name, or one bone: a closed mesh, a folder of meshes, with --labels a
             label map, or a CT in HU with --threshold or --segmentation
         count: how many X-rays
-        output: for shard-*.tar, each with its checksum, model.h5 (whose mean is the template) and manifest.json
+        output: for shard-*.tar, each with its checksum, model.h5 (its mean is the template), manifest.json
         labels: the bone's structures: sacrum=1, or a name alone where the file or TotalSegmentator knows it
         segmentation: a label map of the CT: its structures are the bone
         fresh: begin anew, whatever is in the folder
