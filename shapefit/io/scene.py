@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Int64
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from shapefit.io.atomic import atomic_path
@@ -68,7 +68,9 @@ def write_scene(path: str | Path, network: SceneNetwork) -> None:
         "about": network.about,
     }
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, {KEY: json.dumps(head)})
+        temporary.write_bytes(
+            save(tensors, {KEY: json.dumps(head)})
+        )  # `save_file` makes it ours alone to read
 
 
 def read_scene(path_or_name: str | Path) -> SceneNetwork:
