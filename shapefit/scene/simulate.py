@@ -48,7 +48,8 @@ def stage_of_model(model: ShapeModel, settings: SimulateSettings) -> Stage:
 def stage_of_shapes(model: ShapeModel, shapes: Float[Tensor, "N V 3"], settings: SimulateSettings) -> Stage:
     """Given shapes (mm, model frame) in correspondence with a model; sample i shows shape i modulo N."""
     offsets = shapes.to(model.mean) - model.mean
-    carried = replace(model, components=offsets, std=torch.ones(len(shapes)).to(model.mean))
+    std, none = torch.ones(len(shapes)).to(model.mean), model.mean.new_zeros(0, len(shapes))
+    carried = replace(model, components=offsets, std=std, scores=none, cases=())
     few = coarsened(carried, settings.faces) if settings.faces else carried
     bones = few.mean + few.components
     coefficients = torch.stack([model.coefficients(shape) for shape in shapes])
