@@ -155,7 +155,7 @@ def test_the_socket_of_a_hollow_is_found():
     if float(volume(points, faces)) < 0:
         faces = faces.flip(1)
     found = socket(points, faces)
-    torch.testing.assert_close(found, torch.tensor([0.0, 30.0, 0.0, 26.0]).double(), atol=2.0, rtol=0)
+    torch.testing.assert_close(found, torch.tensor([0.0, 30.0, 0.0, 26.0]).double(), atol=4.0, rtol=0)
 
 
 def test_a_pelvis_has_two_sockets_and_an_end_plate():
