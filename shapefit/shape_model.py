@@ -73,7 +73,7 @@ class ShapeModel:
     def coefficients(self, vertices: Float[Tensor, "V 3"]) -> Float[Tensor, " K"]:
         """Coefficients (std) of the nearest shape of the model; vertices in correspondence, model frame."""
         offset = (vertices.to(self.mean) - self.mean).reshape(-1)
-        return (self.components.reshape(self.modes, -1) @ offset) / self.std
+        return (self.components.reshape(self.modes, offset.numel()) @ offset) / self.std
 
     def landmark_positions(self, vertices: Float[Tensor, "*B V 3"]) -> Float[Tensor, "*B L 3"]:
         """Where the landmarks lie (mm) on vertices of this model's mesh."""
