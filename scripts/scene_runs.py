@@ -1,0 +1,159 @@
+"""Simulated X-rays of bones unknown to a scene network, each located, and what came of it."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any, NamedTuple
+
+import torch
+from scene_errors import pose_errors, shape_errors, surprises
+
+import shapefit as sf
+from shapefit import se3
+from shapefit.pca import aligned_to
+from shapefit.scene.locate import Located, locate_views
+from shapefit.scene.network import SceneNetwork
+from shapefit.scene.sample import Sample
+from shapefit.scene.simulate import Stage, simulate_sample, stage_of_shapes
+from shapefit.settings import LocateSettings, SimulateSettings
+
+
+class Known(NamedTuple):
+    """What is known before any X-ray is seen: the network, the shape model, and the bones to be shown."""
+
+    network: SceneNetwork
+    model: sf.ShapeModel  # located with; holds none of the bones
+    names: tuple[str, ...]  # of the bones
+    shapes: torch.Tensor  # (N, V, 3) mm, rigidly on the model's mean
+    stage: Stage
+
+
+@dataclass(frozen=True)
+class Work:
+    """One kind of run, for workers."""
+
+    known: Known
+    simulate: SimulateSettings
+    locate: LocateSettings
+    fit: sf.FitSettings | None = None  # refine what was located
+
+
+def left_out(
+    network: SceneNetwork, bones: sf.ShapeModel, subjects: Sequence[str], settings: SimulateSettings
+) -> Known:
+    """The model without subjects, and their registered shapes and mirror images as bones to be shown.
+
+    Raises ValueError for an unknown subject, none, and a network of another mesh.
+    """
+    if not subjects:
+        raise ValueError(f"name the subjects that the network has not seen: {', '.join(bones.subjects())}")
+    model = reduce(sf.ShapeModel.without, subjects, bones)
+    rows = [row for row, case in enumerate(bones.cases) if case.rstrip("~") in subjects]
+    if set(model.cases) & {bones.cases[row] for row in rows}:
+        raise ValueError("the model still holds bones that should be left out")
+    shapes = torch.stack([aligned_to(model.mean, shape) for shape in bones.training_shapes()[rows]])
+    return _known(network, model, tuple(bones.cases[row] for row in rows), shapes, settings)
+
+
+def one_bone(network: SceneNetwork, bone: sf.ShapeModel, settings: SimulateSettings) -> Known:
+    """A model's mean as the only bone, known to the network. Raises ValueError for another mesh."""
+    rigid = replace(bone, components=bone.components[:0], std=bone.std[:0], scores=bone.scores[:, :0])
+    return _known(network, rigid, (str(bone.metadata.get("id", "bone")),), bone.mean[None], settings)
+
+
+def _known(
+    network: SceneNetwork,
+    model: sf.ShapeModel,
+    names: tuple[str, ...],
+    shapes: torch.Tensor,
+    settings: SimulateSettings,
+) -> Known:
+    if network.faces.shape != model.faces.shape or not torch.equal(network.faces.cpu(), model.faces):
+        raise ValueError(
+            f"the network's template has {len(network.faces)} faces that are not the model's "
+            f"{len(model.faces)}; both must come from one mesh"
+        )
+    return Known(network, model, names, shapes, stage_of_shapes(model, shapes, settings))
+
+
+def batch(work: Work, numbers: Sequence[int]) -> list[dict]:
+    """The records of some runs; run i depends on the seed of the simulation and i alone."""
+    return [run(work, number) for number in numbers]
+
+
+def run(work: Work, number: int) -> dict:
+    """One X-ray: simulated, located, perhaps refined. `errors` is None where there is no answer."""
+    known = work.known
+    sample = simulate_sample(known.stage, number, work.simulate)
+    view = sf.View(sample.image.float(), sample.camera, name=f"sample {number}")
+    began = time.process_time()
+    located = locate_views(known.network, known.model, [view], work.locate)
+    bone = number % len(known.shapes)
+    record: dict[str, Any] = {
+        "number": number,
+        "bone": known.names[bone],
+        "drawn": {k: v for k, v in sample.drawn.items() if isinstance(v, bool | int | float | str)},
+        "covered": float(sample.covered.float().mean()),
+        "found": bool(located.found),
+        "reason": located.reason,
+        "errors": None,
+        "surprises": None,
+        "cpu_seconds": time.process_time() - began,
+    }
+    if record["drawn"].get("empty"):
+        return record
+    if located.found:
+        record |= _judged(known, sample, located, bone, work.locate.modes)
+    if work.fit is not None:
+        record["refined"] = _refined(work, sample, view, located, bone)
+    return record
+
+
+def _judged(known: Known, sample: Sample, located: Located, bone: int, modes: int) -> dict:
+    shape, pose = known.shapes[bone], sample.camera_from_bone.double()
+    camera_from_world = se3.inverse(located.world_from_camera[0].double())
+    found, truth = se3.transform(camera_from_world, located.vertices.double()), se3.transform(pose, shape)
+    errors = pose_errors(found, truth, sample.camera) | shape_errors(found, truth, known.model.faces)
+    expected = surprises(
+        camera_from_world @ located.world_from_model.double(),
+        located.coefficients.double(),
+        located.covariance.double(),
+        pose,
+        known.model.coefficients(shape),
+        modes,
+    )
+    return {"errors": errors, "surprises": expected, "inliers": float(located.inlier_share[0])}
+
+
+def _refined(work: Work, sample: Sample, view: sf.View, located: Located, bone: int) -> dict:
+    """What a fit makes of it that starts from what was located; without that it starts from the prior."""
+    known, settings = work.known, work.fit
+    began = time.process_time()
+    start = None
+    if located.found:
+        start = {
+            "coefficients": located.coefficients.tolist(),
+            "world_from_model": located.world_from_model.tolist(),
+            "views": [{"world_from_camera": pose.tolist()} for pose in located.world_from_camera],
+        }
+    fit = sf.fit_xrays(known.model, [view], settings, init=start)
+    found = se3.transform(se3.inverse(fit.world_from_camera[0]), fit.vertices.double())
+    truth = se3.transform(sample.camera_from_bone.double(), known.shapes[bone])
+    errors = pose_errors(found, truth, sample.camera) | shape_errors(found, truth, known.model.faces)
+    return {
+        "start": "scene" if located.found else "prior", "errors": errors, "converged": fit.converged,
+        "reason": fit.reason, "cpu_seconds": time.process_time() - began,
+    }  # fmt: skip
+
+
+def references(known: Known, modes: int) -> dict[str, dict[str, float]]:
+    """Of each bone: distances (mm) of the mean shape and of the model's best shape of so many modes."""
+    figures = {}
+    for name, shape in zip(known.names, known.shapes, strict=True):
+        best = known.model.instance(known.model.coefficients(shape)[: min(modes, known.model.modes)])
+        figures[name] = {
+            "mean_shape": shape_errors(known.model.mean, shape, known.model.faces)["similarity_assd_mm"],
+            "models_best": shape_errors(best, shape, known.model.faces)["similarity_assd_mm"],
+        }
+    return figures

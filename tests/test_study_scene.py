@@ -1,0 +1,234 @@
+"""The study of scene networks, with an oracle in the network's place: what it sees is rendered."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small
+import torch
+
+from shapefit import se3
+from shapefit.camera import Camera
+from shapefit.io.model import write_model
+from shapefit.io.scene import write_scene
+from shapefit.scene.coordinates import Coordinates
+from shapefit.scene.locate import Look, locate_looks, template_surface
+from shapefit.scene.network import SceneNetwork
+from shapefit.scene.simulate import simulate_sample
+from shapefit.settings import FitSettings, LocateSettings, SimulateSettings
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+SIMULATE = SimulateSettings(
+    seed=9,
+    pixels=48,
+    deformation=0.0,
+    detector=(130.0, 150.0),
+    shift=(8.0, 8.0),
+    turn=30.0,
+    tilt=15.0,
+    faces=0,
+)
+LOCATE = LocateSettings(modes=5, least_area=0.005)
+QUICK_FIT = FitSettings(
+    free_views=True, starts=3, finalists=1, steps=(3, 3, 6), start_pixels=24, fine_pixels=48, accept=0.0
+)
+OUT = ("case1", "case4")
+
+
+@pytest.fixture
+def study(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import study_scene
+
+    return study_scene
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, str]:
+    """A shape model, and a network of its mesh that has learned nothing."""
+    folder, model = tmp_path_factory.mktemp("scene"), small.small_model()
+    few = model
+    for case in OUT:
+        few = few.without(case)
+    write_model(folder / "small.h5", model)
+    torch.manual_seed(0)
+    network = SceneNetwork(few.mean, few.faces, few.names, 32, channels=(4, 4), residual_units=1)
+    write_scene(folder / "small.safetensors", network)
+    return {"model": str(folder / "small.h5"), "network": str(folder / "small.safetensors")}
+
+
+@pytest.fixture
+def oracle(study, monkeypatch):
+    """Locating with the coordinates that the simulation knows, each 0.5 mm off; it may be blind to some."""
+    import scene_runs
+
+    prepared = scene_runs._known
+
+    def remembered(*arguments):
+        locate.stage = prepared(*arguments).stage
+        return prepared(*arguments)
+
+    def locate(network, model, views, settings):
+        number = int(views[0].name.split()[1])
+        sample = simulate_sample(locate.stage, number, study.seeds(SIMULATE, empty=False))
+        rng = np.random.default_rng(number)
+        entry, leaving = (
+            part[None] + 0.5 * torch.from_numpy(rng.normal(size=part.shape)).float()
+            for part in (sample.entry, sample.exit)
+        )
+        std = torch.full((1, *sample.image.shape), 0.5)
+        share = sample.structures[None].float() * (number not in locate.blind)
+        valid = torch.ones(sample.image.shape, dtype=torch.bool)
+        look = Look(Coordinates(entry, leaving, std, std, share), sample.camera, valid, None)
+        template = template_surface(network.template, network.faces, network.structures)
+        return locate_looks(template, model, [look], settings)
+
+    locate.blind = ()
+    monkeypatch.setattr(scene_runs, "_known", remembered)
+    monkeypatch.setattr(scene_runs, "locate_views", locate)
+    return locate
+
+
+def test_a_moved_bone_is_off_by_its_motion(study):
+    from scene_errors import pose_errors, shape_errors
+
+    vertices, faces, _ = (torch.from_numpy(array) for array in small.case_vertices(3))
+    camera = Camera(1000.0, 1.0, 1.0, 0.0, 0.0, 64, 64)
+    truth = vertices + torch.tensor([5.0, -3.0, 700.0])
+    centre = truth.mean(0)
+    turn = se3.exp(torch.tensor([0.0, 0.1, 0.0, 0.0, 0.0, 0.0], dtype=torch.float64))[:3, :3]
+    shift = torch.tensor([3.0, 4.0, -12.0], dtype=torch.float64)
+    errors = pose_errors((truth - centre) @ turn.T + centre + shift, truth, camera)
+    assert errors["rotation_deg"] == pytest.approx(np.degrees(0.1), abs=1e-6)
+    assert errors["in_plane_mm"] == pytest.approx(5.0, abs=1e-9)
+    assert errors["depth_mm"] == pytest.approx(-12.0, abs=1e-9)
+    assert errors["translation_mm"] == pytest.approx(13.0, abs=1e-9)
+    # size is what a similarity takes away, and a rigid motion does not
+    grown = shape_errors(1.1 * (truth @ turn.T), truth, faces)
+    assert grown["similarity_assd_mm"] < 1e-6 < 0.5 < grown["rigid_assd_mm"] < grown["absolute_assd_mm"]
+
+
+def test_points_on_their_rays_have_no_error_on_the_detector(study):
+    from scene_errors import pose_errors
+
+    truth = torch.rand(50, 3, dtype=torch.float64) * 40 + torch.tensor([0.0, 0.0, 600.0])
+    camera = Camera(1000.0, 0.7, 0.7, 4.0, 0.0, 64, 64)
+    assert (
+        pose_errors(1.05 * truth, truth, camera)["mpe_mm"]
+        < 1e-9
+        < 20
+        < abs(pose_errors(1.05 * truth, truth, camera)["depth_mm"])
+    )
+
+
+def test_bands_hold_what_they_should_of_gaussian_errors(study):
+    from scene_errors import calibration
+
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "surprises": {
+                "rotation": rng.normal(size=3),
+                "translation": 2 * rng.normal(size=3),
+                "coefficients": [],
+            }
+        }
+        for _ in range(2000)
+    ]
+    found = calibration([*rows, {"surprises": None}])
+    assert found["rotation"]["inside"] == pytest.approx([0.5, 0.8, 0.95], abs=0.02)
+    assert found["rotation"]["median_over_expected"] == pytest.approx(1, abs=0.03)
+    assert found["translation"]["median_over_expected"] == pytest.approx(2, abs=0.06)
+    assert "coefficients" not in found
+
+
+def test_runs_without_an_answer_count_in_shares_and_medians(study):
+    from scene_errors import POSE, SHAPE, summary
+
+    def one(error):
+        errors = None if error is None else dict.fromkeys((*POSE, *SHAPE), error)
+        return {"errors": errors, "reason": "dark"}
+
+    figures = summary([one(1.0), one(2.0), one(None), one(None), one(None)], {"rotation_deg": 1.5})
+    assert (figures["answers"], figures["without_answer"], figures["within"]) == (2, 0.6, 0.2)
+    assert figures["measures"]["rotation_deg"]["mean"] == 1.5
+    assert figures["measures"]["rotation_deg"]["median"] is None  # infinitely far off
+    assert figures["reasons"] == {"dark": 3}
+
+
+def test_bones_left_out_are_located_and_the_study_goes_on(study, files, oracle, tmp_path, capsys):
+    oracle.blind = (3,)
+    amount = study.Study(runs=6, empty=0, left_out=OUT)
+
+    def call(amount) -> dict:
+        study.main("simulated", output=tmp_path, study=amount, simulate=SIMULATE, locate=LOCATE, **files)
+        return json.loads((tmp_path / "scene.json").read_text())
+
+    result = call(amount)
+    assert set(result["bones"]) == {"case1", "case4"}
+    located = result["located"]
+    assert (located["runs"], located["answers"], located["reasons"]) == (6, 5, {located_reason(located): 1})
+    assert located["measures"]["rotation_deg"]["largest"] < 2
+    assert located["measures"]["in_plane_mm"]["largest"] < 1
+    assert located["measures"]["similarity_assd_mm"]["mean"] < result["references"]["mean_shape"]
+    assert result["references"]["models_best"] < result["references"]["mean_shape"]
+    lines = (tmp_path / "runs.jsonl").read_text().splitlines()
+    assert len(lines) == 7
+    # cut off in the middle of a line: that run is done again, the others are not
+    (tmp_path / "runs.jsonl").write_text("\n".join(lines)[:-40])
+    assert call(amount)["located"] == located
+    again = (tmp_path / "runs.jsonl").read_text().splitlines()
+    assert again[:6] == lines[:6] and json.loads(again[6])["number"] == 5
+    assert "without an answer" in capsys.readouterr().out
+    text = (tmp_path / "scene.md").read_text()
+    assert re.search(r"Without an answer: 16.7 %: 1 no ", text)
+    with pytest.raises(SystemExit, match="another study"):
+        study.main(
+            "simulated", output=tmp_path, study=study.Study(left_out=OUT[:1]), simulate=SIMULATE, **files
+        )
+
+
+def located_reason(located: dict) -> str:
+    (reason,) = located["reasons"]
+    assert reason.startswith("no ")
+    return reason
+
+
+def test_a_network_that_knows_nothing_gives_no_wrong_answers_a_number(study, files, tmp_path):
+    amount = study.Study(runs=4, empty=2, left_out=OUT)
+    study.main("simulated", output=tmp_path, study=amount, simulate=SIMULATE, locate=LOCATE, **files)
+    result = json.loads((tmp_path / "scene.json").read_text())
+    assert result["located"]["runs"] == 4 and result["empty"]["runs"] == 2
+    assert result["located"]["answers"] == 0 and result["located"]["within"] == 0
+
+
+def test_fits_that_start_from_what_was_located_are_measured(study, files, oracle, tmp_path):
+    amount = study.Study(runs=2, left_out=OUT)
+    study.main(
+        "refined", output=tmp_path, study=amount, simulate=SIMULATE, locate=LOCATE, fit=QUICK_FIT, **files
+    )
+    refined = json.loads((tmp_path / "scene.json").read_text())["refined"]
+    assert refined["answers"] == 2 and refined["started_from_prior"] == 0
+    assert refined["capture_failures"] == 0
+    assert (tmp_path / "scene.md").read_text().count("##") >= 2
+
+
+def test_the_one_bone_that_is_known_is_located(study, files, oracle, tmp_path):
+    model = small.small_model().truncate(0)
+    file, weights = tmp_path / "one.h5", tmp_path / "one.safetensors"
+    write_model(file, model)
+    network = SceneNetwork(model.mean, model.faces, model.names, 32, channels=(4, 4), residual_units=1)
+    write_scene(weights, network)
+    study.main(
+        "specific", output=tmp_path, network=str(weights), model=str(file),
+        study=study.Study(runs=4, empty=0), simulate=SIMULATE, locate=LOCATE,
+    )  # fmt: skip
+    result = json.loads((tmp_path / "scene.json").read_text())
+    assert result["located"]["within"] == 1.0
+    assert result["located"]["measures"]["similarity_assd_mm"]["largest"] < 1e-6
+    assert result["references"] == {
+        "mean_shape": pytest.approx(0, abs=1e-9),
+        "models_best": pytest.approx(0, abs=1e-9),
+    }
