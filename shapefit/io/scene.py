@@ -63,6 +63,7 @@ def write_scene(path: str | Path, network: SceneNetwork) -> None:
         "pixels": network.pixels,
         "channels": network.channels,
         "residual_units": network.residual_units,
+        "fold": network.fold,
         "structures": network.structures,
         "units": "mm",
         "about": network.about,
@@ -89,6 +90,7 @@ def read_scene(path_or_name: str | Path) -> SceneNetwork:
             head["pixels"],
             head["channels"],
             head["residual_units"],
+            head["fold"],
             head["about"],
         )
         network.load_state_dict(tensors)

@@ -78,11 +78,12 @@ def first_network(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network = SceneNetwork(
-            model.mean, model.faces, model.names, pixels, settings.channels, settings.residual_units
-        )
+            model.mean, model.faces, model.names, pixels,
+            settings.channels, settings.residual_units, settings.fold,
+        )  # fmt: skip
     if init is not None:
         other = read_scene(init)
-        for what in ("channels", "residual_units"):
+        for what in ("channels", "residual_units", "fold"):
             if (theirs := getattr(other, what)) != (ours := getattr(network, what)):
                 option = f"--{what.replace('_', '-')}"
                 raise ValueError(f"{init} has {what} {theirs}, not {ours}; pass its own with {option}")
@@ -92,6 +93,7 @@ def first_network(
                 f"the samples show {len(network.structures)} ({', '.join(network.structures)})"
             )
         network.layers.load_state_dict(other.layers.state_dict())
+        network.answer.load_state_dict(other.answer.state_dict())
     return network
 
 

@@ -6,6 +6,7 @@ structures' masks. Coordinates are points of the template in its own frame: a pa
 differently has the same ones.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -22,6 +23,7 @@ UNIT = 100.0  # mm, in which the network counts coordinates: a pelvis then fills
 FLOOR = -9.0  # least log-variance, of UNIT^2: 1.1 mm, below which no pixel of an X-ray knows its place
 CEILING = 3.0  # largest: 450 mm
 DARKEST = 0.01  # intensity below which a pixel tells no more
+_GROUPS = 8  # of channels, at most
 _COORDINATES = 8  # channels before the structures': entry and exit, 3 each, and their log-variances
 
 
@@ -29,8 +31,12 @@ class SceneNetwork(nn.Module):
     """A U-Net from an X-ray to scene coordinates of one template.
 
     `template` are its vertices in mm (the mean of the shape model that it was trained on), `pixels` the
-    longer side of the images that it was trained on, `channels` the width of each level, of which each
-    halves the image. `about` is what its file says of its making.
+    longer side of the images that it was trained on, `channels` the width of each level, of which each but
+    the last halves the image. Before that, squares of `fold` x `fold` pixels become one with as many
+    channels, and at the end again pixels (Shi et al. 2016, CVPR): that makes it `fold` squared times as
+    quick. `about` is what its file says of its making.
+    Norms are over groups of channels (Wu & He 2018, ECCV): those of single channels take from an image's
+    features their mean, and with it where on the bone it is as a whole.
     Raises ValueError for fewer than two levels, no structure and faces without vertices.
     """
 
@@ -45,6 +51,7 @@ class SceneNetwork(nn.Module):
         pixels: int = 128,
         channels: Sequence[int] = TrainSceneSettings().channels,
         residual_units: int = TrainSceneSettings().residual_units,
+        fold: int = TrainSceneSettings().fold,
         about: Mapping[str, str] | None = None,
     ) -> None:
         from monai.networks.nets import UNet  # takes seconds, for which who asks for no network need not wait
@@ -52,6 +59,8 @@ class SceneNetwork(nn.Module):
         super().__init__()
         if len(channels) < 2 or min(channels) < 1:
             raise ValueError(f"a scene network needs at least 2 levels of 1 channel, got {tuple(channels)}")
+        if fold < 1:
+            raise ValueError(f"a scene network folds squares of at least 1 pixel, got {fold}")
         if not structures:
             raise ValueError("a scene network needs the name of at least 1 structure")
         if faces.numel() and not 0 <= int(faces.min()) <= int(faces.max()) < len(template):
@@ -60,26 +69,31 @@ class SceneNetwork(nn.Module):
         self.pixels = pixels
         self.channels = tuple(channels)
         self.residual_units = residual_units
+        self.fold = fold
         self.about = dict(about or {})
         self.register_buffer("template", template.to(torch.float32).clone())
         self.register_buffer("faces", faces.to(torch.int64).clone())
         self.layers = UNet(
             spatial_dims=2,
-            in_channels=2,
-            out_channels=_COORDINATES + len(self.structures),
+            in_channels=2 * fold**2,
+            out_channels=self.channels[0],
             channels=self.channels,
             strides=(2,) * (len(self.channels) - 1),
             num_res_units=residual_units,
-        ).to(memory_format=torch.channels_last)  # a third faster on CPU and GPU
+            norm=("group", {"num_groups": math.gcd(_GROUPS, *self.channels)}),
+        )
+        self.answer = nn.Conv2d(self.channels[0], (_COORDINATES + len(self.structures)) * fold**2, 1)
+        self.to(memory_format=torch.channels_last)  # a third faster on CPU and GPU
 
     @property
     def multiple(self) -> int:
         """Rows and columns of its input are multiples of this number."""
-        return 2 ** (len(self.channels) - 1)
+        return self.fold * 2 ** (len(self.channels) - 1)
 
     def forward(self, image: Float[Tensor, "B 2 H W"]) -> Float[Tensor, "B C H W"]:
         """`network_input` -> what `decode` and `scene_loss` read; sides are multiples of `multiple`."""
-        return self.layers(image.contiguous(memory_format=torch.channels_last))
+        folded = functional.pixel_unshuffle(image, self.fold).contiguous(memory_format=torch.channels_last)
+        return functional.pixel_shuffle(self.answer(self.layers(folded)), self.fold)
 
 
 def network_input(

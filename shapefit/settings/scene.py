@@ -71,8 +71,10 @@ class TrainSceneSettings:
     """optimisation steps in all"""
     batch: int = 16
     """samples in each, over all processes"""
-    channels: tuple[int, ...] = (24, 48, 96, 192, 256)
-    """width of the network on each level; every level halves the image"""
+    channels: tuple[int, ...] = (48, 96, 192, 256)
+    """width of the network on each level; every level but the last halves the image"""
+    fold: int = 2
+    """side, in pixels, of the squares that the network takes as one and answers as many"""
     residual_units: int = 1
     """convolutions within each level's residual unit"""
     rate: float = 2e-3
