@@ -15,6 +15,7 @@ from shapefit.settings import LocateSettings
 from shapefit.shape_model import ShapeModel
 
 FREEDOM = 4.0  # of Student's t: how heavy the tails of the coordinates' errors are
+GATE = 5.0  # standard deviations, from which a miss is an error of another kind and pulls no more
 ROUNDS = 40
 SETTLED = 1e-4  # of twice the logarithm of the probability: a hundredth of a standard deviation
 GENTLEST, STIFFEST = 1e-3, 1e6  # damping, as a share of the normal matrix's diagonal
@@ -83,8 +84,9 @@ def solve(
     """Poses and coefficients of highest posterior probability, from poses near them.
 
     Every vote misses its pixel by Student's t with the covariance that its point's standard deviation
-    has in the image, what the model does not contain, and the pixel's own size; votes of one image
-    weigh together as `worth` independent ones. Coefficients are standard normal. Where a single image
+    has in the image, what the model does not contain, and the pixel's own size, up to a gate: wrong points
+    lie about more widely than the bone, and together would shrink it. Votes of one image weigh together
+    as `worth` independent ones. Coefficients are standard normal. Where a single image
     tells a pose, the depth of `center` (mm, model frame) is normal about the one that settings expect.
     Gauss-Newton on reweighted squares (Lange, Little & Taylor 1989), damped where a step does not pay;
     the covariance is the inverse of the normal matrix. It is infinite where nothing tells a direction.
@@ -165,7 +167,7 @@ def _cost(
     """Twice the negative logarithm of the posterior, up to a constant, for errors of the given scales."""
     cost = float(coefficients.square().sum())
     for sight, miss, scale in zip(sights, misses, scales, strict=True):
-        tails = torch.log1p(miss.squared / (FREEDOM * scale**2)).mean()
+        tails = torch.log1p(miss.squared.clamp(max=(GATE * scale) ** 2) / (FREEDOM * scale**2)).mean()
         cost += sight.worth * (FREEDOM + 2) * float(tails)
     for _, _, away in _expected(sights, poses, center, settings):
         cost += float(away**2)
@@ -189,6 +191,7 @@ def _normal(
     right[6 * count :] = -coefficients
     for sight, seen, scale in zip(sights, misses, scales, strict=True):
         weight = sight.worth / len(seen.bone) * (FREEDOM + 2) / (FREEDOM * scale**2 + seen.squared)
+        weight = weight * (seen.squared <= (GATE * scale) ** 2)
         root, basis = weight.sqrt()[:, None], sight.carried.basis
         moved = seen.image_from_bone * root[..., None]
         rows = torch.empty(len(moved), 2, 6 + modes, dtype=torch.float64)
