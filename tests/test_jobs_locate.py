@@ -39,6 +39,21 @@ def world(tmp_path_factory) -> located.World:
     return world
 
 
+@pytest.fixture(scope="module")
+def job(world, tmp_path_factory):
+    """One location of both views by a network that knows the answer: the record and its folder."""
+    out = tmp_path_factory.mktemp("located") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        for size in ("SHORTEST", "LONGEST"):
+            patch.setattr(f"shapefit.report.register_pictures.{size}", 96)
+        patch.setattr("shapefit.jobs.locate.read_scene", lambda name: located.knowing_network(world))
+        record = locate_job(
+            world.images, world.cameras, out, None, "knowing", world.images[0].parent / "small.h5",
+            command="shapefit locate ...",
+        )  # fmt: skip
+    return record, out
+
+
 @pytest.fixture
 def locate(world, tmp_path, monkeypatch):
     """`locate_job` with a network that knows the answer, or another."""
@@ -54,22 +69,21 @@ def locate(world, tmp_path, monkeypatch):
     return run
 
 
-def test_a_bone_is_located_where_it_is_and_in_its_shape(locate, world, tmp_path):
-    record = locate()
+def test_a_bone_is_located_where_it_is_and_in_its_shape(job, world):
+    record, out = job
     assert record["converged"], record["reason"]
     found = torch.tensor(record["world_from_model"], dtype=torch.float64)
     vertices = se3.transform(found, world.model.instance(torch.tensor(record["coefficients"]).double()))
     assert float((vertices - world.vertices).norm(dim=1).max()) < 0.5
     mean = se3.transform(located.TRUTH, world.model.mean)
     assert float((mean - world.vertices).norm(dim=1).mean()) > 1  # the mean shape would not do
-    written = read_surfaces(tmp_path / "out")
+    written = read_surfaces(out)
     for name, mesh in world.model.surfaces(vertices).items():
         np.testing.assert_allclose(written[name].vertices, mesh.vertices, atol=1e-4)
 
 
-def test_everything_is_written_and_the_folder_is_one_of_a_fit(locate, world, tmp_path):
-    record = locate(command="shapefit locate ...")
-    out = tmp_path / "out"
+def test_everything_is_written_and_the_folder_is_one_of_a_fit(job, world):
+    record, out = job
     overlays = {"overlay_0.png", "overlay_1.png"}
     meshes = {f"{name}.ply" for name in world.model.names}
     assert {path.name for path in out.iterdir()} == MAPS | overlays | meshes | {"fit.json", "report.html"}
@@ -79,7 +93,7 @@ def test_everything_is_written_and_the_folder_is_one_of_a_fit(locate, world, tmp
         world.vertices, [0.0] * 2, [{}] * 2, [None] * 2, True, "", [], 0.0,
     )  # fmt: skip
     of_fit = fit_record(world.model, read_views(world.images, world.cameras), world.images, fit, 0, "")
-    assert set(of_fit) <= set(written) and set(of_fit["views"][0]) <= set(written["views"][0])
+    assert set(of_fit) - {"start"} <= set(written) and set(of_fit["views"][0]) <= set(written["views"][0])
     assert written["command"] == "shapefit locate ..." and written["network"] == "knowing"
     assert [view["inlier_share"] for view in written["views"]] == [1.0, 1.0]
     assert written["uncertainty"] == record["uncertainty"] != ""
@@ -89,20 +103,20 @@ def test_everything_is_written_and_the_folder_is_one_of_a_fit(locate, world, tmp
     assert len(recorded_views(written)) == 2
 
 
-def test_evaluate_measures_a_location_as_it_does_a_fit(locate, world, tmp_path):
-    locate()
+def test_evaluate_measures_a_location_as_it_does_a_fit(job, world, tmp_path):
+    _, out = job
     write_surfaces(tmp_path / "truth", world.model.surfaces(world.vertices))
     quick = EvaluateSettings(samples=2000, voxel=3.0)
-    table = evaluate_job([tmp_path / "out"], [tmp_path / "truth"], tmp_path / "figures", quick)
+    table = evaluate_job([out], [tmp_path / "truth"], tmp_path / "figures", quick)
     assert not table["failures"]
     assert table["table"]["absolute"]["all"]["assd"]["mean"] < 0.3
 
 
-def test_a_fit_begins_from_a_location(locate, world, tmp_path):
-    locate()
+def test_a_fit_begins_from_a_location(job, world):
+    _, out = job
     quick = FitSettings(steps=(1, 1, 1), start_pixels=24, fine_pixels=48)
     views = read_views(world.images, world.cameras)
-    fit = fit_xrays(world.model, views, quick, init=read_record(tmp_path / "out"))
+    fit = fit_xrays(world.model, views, quick, init=read_record(out))
     assert float((fit.vertices - world.vertices).norm(dim=1).max()) < 3  # one step of the descent away
 
 
@@ -120,6 +134,7 @@ def test_views_without_poses_get_one_each_and_the_world_is_the_models(locate, wo
 
 def test_the_standard_deviations_are_those_of_poses_drawn_from_the_covariance(world):
     views = read_views(world.images, world.cameras)
+    small_step = 0.05  # 20 mm of depth, turned, would be some way across
     for free in (False, True):
         found = locate_views(
             located.knowing_network(world), world.model, views, LocateSettings(free_views=free)
@@ -127,15 +142,16 @@ def test_the_standard_deviations_are_those_of_poses_drawn_from_the_covariance(wo
         first = 6 if free else 0  # the second view
         block = found.covariance[first : first + 6, first : first + 6]
         draws = torch.randn(20_000, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        draws = draws @ torch.linalg.cholesky(block).T
+        draws = small_step * draws @ torch.linalg.cholesky(block).T
         camera_from_model = se3.inverse(found.world_from_camera[1]) @ found.world_from_model
         moved = camera_from_model @ se3.exp(draws)
-        centre = world.model.mean.mean(0, keepdim=True)
-        places = torch.cat([se3.transform(one, centre) for one in moved])
+        places = se3.transform(moved, world.model.mean.mean(0, keepdim=True))[:, 0]
         turns = se3.log(moved @ se3.inverse(camera_from_model))[:, :3]
         std = pose_std(world.model, found, 1)
-        np.testing.assert_allclose(std["translation_mm"], places.std(0), rtol=0.05)
-        np.testing.assert_allclose(np.radians(std["rotation_deg"]), turns.std(0), rtol=0.05)
+        np.testing.assert_allclose(std["translation_mm"], places.std(0).numpy() / small_step, rtol=0.05)
+        np.testing.assert_allclose(
+            np.radians(std["rotation_deg"]), turns.std(0).numpy() / small_step, rtol=0.05
+        )
 
 
 def test_one_view_is_less_sure_of_depth_than_of_the_place_in_the_image(locate):
@@ -171,7 +187,7 @@ def test_without_a_bone_there_is_no_mesh_not_even_an_older_one(locate, world, tm
 def test_a_pose_that_few_agree_on_is_not_written(locate, world, tmp_path):
     network = located.knowing_network(world)
     noise = torch.Generator().manual_seed(0)
-    for answer in network.layers.answers:
+    for answer in network.forward.answers:
         answer[:, :6] += torch.randn(answer[:, :6].shape, generator=noise)  # 100 mm
     record = locate(network)
     assert not record["converged"] and "too few inliers" in record["reason"]
@@ -195,9 +211,11 @@ def test_a_job_that_breaks_leaves_its_folder_as_it_was(locate, tmp_path, monkeyp
     assert not (tmp_path / "out").exists()
 
 
-def test_the_same_is_located_twice(locate, tmp_path):
-    records = [locate(out=out) | {"seconds": 0} for out in ("one", "two")]
-    assert records[0] == records[1]
+def test_the_same_is_located_twice(job, locate):
+    records = [job[0], locate()]
+    for key in ("coefficients", "world_from_model", "covariance"):
+        # sums of products depend in their last bit on where in memory the factors lie
+        np.testing.assert_allclose(*(record[key] for record in records), rtol=0, atol=1e-12)
 
 
 def test_a_model_of_another_mesh_is_refused(locate, world):

@@ -127,7 +127,7 @@ def test_a_page_without_an_answer_says_so_and_still_shows_what_the_network_saw(w
 
 def test_a_view_without_a_bone_beside_one_with_it_has_no_share(world, tmp_path):
     network = located.knowing_network(world)
-    network.layers.answers[1][:, 8:] = -12.0
+    network.forward.answers[1][:, 8:] = -12.0
     record, path = page(world, tmp_path / "out", network)
     assert record["converged"], record["reason"]
     assert [view["inlier_share"] for view in record["views"]] == [1.0, 0.0]
