@@ -12,6 +12,7 @@ from shapefit.cli.options import (
     Folder,
     Labels,
     Meshes,
+    Start,
     command_line,
     label_numbers,
     progress_bar,
@@ -29,7 +30,9 @@ def register(
     camera: Files = (),
     labels: Labels = (),
     segmentation: Path | None = None,
-    init: Path | None = None,
+    init: Start = "auto",
+    network: str | None = None,
+    model: str = "pelvis",
     polarity: str = "auto",
     seen_from: str = "source",
     frame: int | None = None,
@@ -51,21 +54,28 @@ def register(
         camera: camera files (JSON), one per image; not needed for DICOM whose tags give the geometry
         labels: the bone's structures: sacrum=1, or a name alone where the file or TotalSegmentator knows it
         segmentation: a label map of the CT: only what --labels names in it is registered
-        init: where to begin: .tfm, pose.json, fit.json, or 4x4 JSON; as the files' coordinates say if absent
+        init: where to begin. prior: as the files' coordinates say; scene: where a network sees the bone;
+            auto: at both, if a network knows the bone's structures and sees them; or a file: .tfm, pose.json,
+            fit.json, or 4x4 JSON
+        network: a file of `shapefit train-scene`, or a name; if absent, that which comes with shapefit
+        model: the shape model that the network was trained on, which brings the bone's surface to its mesh
         polarity: how bone looks in the images: bone-dark, bone-bright or auto
         seen_from: from where the images show the patient: source or detector (then they are flipped)
         frame: which frame of an image with several, from 0
         landscape: write landscape.html, the loss around the answer
     """
     from shapefit.jobs import register_job
+    from shapefit.report.fit_text import start_in_words
 
     structures = label_numbers(labels) or None
     with progress_bar("register") as progress:
         record = register_job(
             bone, images, camera, output, settings, slices, ct, structures, segmentation, init, polarity,
-            seen_from, frame, command_line(), progress, meshes, surface, landscape,
+            seen_from, frame, command_line(), progress, meshes, surface, landscape, network, model,
         )  # fmt: skip
     tell(record["findings"])
+    if said := start_in_words(record["init"]):
+        print(f"begun {said}")
     for view in record["views"]:
         terms = ", ".join(f"{name} {value:.3f}" for name, value in view["terms"].items())
         print(f"{view['name']}: loss {view['loss']:.4f} ({terms})")

@@ -14,7 +14,7 @@ from shapefit import se3
 from shapefit.fit.rigid_descent import Scene, descend, drawn, losses
 from shapefit.fit.rigid_likeness import Patches, agreement, features
 from shapefit.fit.rigid_matter import line_integrals
-from shapefit.fit.rigid_scene import Problem, posed_problem, scene_at, spread
+from shapefit.fit.rigid_scene import Problem, around_each, posed_problem, scene_at, spread
 from shapefit.settings import RegisterSettings
 from shapefit.view import View
 from shapefit.volume import Volume
@@ -36,6 +36,7 @@ class RigidFit:
     history: list[dict]  # stage, step, loss, and the best candidate's pose: world_from_bone as rows
     candidates: list[dict]  # winner and finalists: start, loss on fine patches, world_from_bone; best first
     seconds: float
+    start: Float64[Tensor, "4 4"] | None = None  # of those given, that from whose surroundings the pose came
 
 
 def register_views(
@@ -43,17 +44,18 @@ def register_views(
     views: Sequence[View],
     settings: RegisterSettings | None = None,
     progress: Callable[[str, float], None] | None = None,
-    init: Float[Tensor, "4 4"] | None = None,
+    init: Float[Tensor, "*starts 4 4"] | None = None,
 ) -> RigidFit:
     """The pose world_from_bone at which a CT (attenuation, 1/mm) or closed meshes (mm) explain X-rays best.
 
     Every view has a pose `world_from_camera`, unless there is only one: then the world is the bone's own
     frame, with the camera placed as `settings.view` says. The search begins at `init` (the identity if
     absent: the bone lies where its file's coordinates say) and looks within `settings.translation_range` and
-    `settings.rotation_range` of it. A registration that does not explain the images is returned with
+    `settings.rotation_range` of it; several of them share the `settings.starts`, and those at which an X-ray
+    misses the bone are left out. A registration that does not explain the images is returned with
     `converged=False` and the reason. Raises ValueError for no views, views without a pose beside others, a CT
     in Hounsfield units or empty, meshes that are open, an `init` that is not rigid, and a bone that an
-    X-ray misses at its start.
+    X-ray misses at its start (at each of them).
     Method: starts spread by Sobol's sequence are judged by the correlation of values and slopes in patches of
     the coarse images; the best descend side by side, by exact gradients in the metric of Gauss and Newton,
     and the better of them go on to finer images, where only rays of random patches are drawn.
@@ -88,7 +90,8 @@ def register_views(
         ]
     candidates = _candidates(scene, torch.cat([poses, fallen]), torch.cat([order, fallen_order]), compared)
     report("done", 1.0)
-    return _result(problem, scene, poses[0], history, candidates, time.monotonic() - began)
+    start = problem.starts[int(order[0]) // around_each(problem)].cpu()
+    return _result(problem, scene, poses[0], history, candidates, time.monotonic() - began, start)
 
 
 @torch.no_grad()
@@ -106,7 +109,7 @@ def likeness(
     """
     problem = posed_problem(matter, views, settings or RegisterSettings(), poses[0])
     scene = scene_at(problem, pixels)
-    return _judged(scene, poses.double().to(problem.start.device), drawn(scene, 0)).float().cpu()
+    return _judged(scene, poses.double().to(problem.starts.device), drawn(scene, 0)).float().cpu()
 
 
 @torch.no_grad()
@@ -132,6 +135,7 @@ def _result(
     history: list[dict],
     candidates: list[dict],
     seconds: float,
+    start: Float64[Tensor, "4 4"],
 ) -> RigidFit:
     settings, loss, terms = scene.settings, [], []
     for image, camera_from_world, part in zip(
@@ -146,7 +150,7 @@ def _result(
     converged, reason = _verdict(problem, pose, [term["agreement"] for term in terms])
     return RigidFit(
         pose.cpu(), se3.inverse(scene.camera_from_world).cpu(), loss, terms,
-        converged, reason, history, candidates, seconds,
+        converged, reason, history, candidates, seconds, start,
     )  # fmt: skip
 
 

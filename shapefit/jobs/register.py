@@ -20,6 +20,15 @@ from shapefit.io.tfm import write_tfm
 from shapefit.jobs.bone import BoneFile, Matter, read_bone
 from shapefit.jobs.fit import read_views
 from shapefit.jobs.register_pictures import draw_animation, draw_views
+from shapefit.jobs.scene_start import (
+    AUTO,
+    PRIOR,
+    RECORD,
+    SCENE,
+    ask_for_bone,
+    kind_of_start,
+    nothing_registered,
+)
 from shapefit.report.colours import structure_colours
 from shapefit.report.landscape import landscape_page
 from shapefit.report.register import register_page
@@ -44,7 +53,7 @@ def register_job(
     ct: CTSettings | None = None,
     structures: Structures = None,
     segmentation: Path | None = None,
-    init: Path | None = None,
+    init: str | Path | None = None,
     polarity: str = "auto",
     seen_from: str = "source",
     frame: int | None = None,
@@ -53,28 +62,45 @@ def register_job(
     meshes: MeshSettings | None = None,
     surface: SurfaceSettings | None = None,
     with_landscape: bool = True,
+    network: str | None = None,
+    model: str | Path = "pelvis",
 ) -> dict:
     """The rigid pose of a CT or of meshes from X-rays -> pose.tfm, pose.json, fit.json, pictures and report.
 
-    Arguments are those of `read_bone`, `read_views` and `register_views`; `init` is a file for `read_pose`.
-    Returns the record. A registration that did not succeed writes its record and report, and no pose.
+    Arguments are those of `read_bone`, `read_views` and `register_views`. `init` is where to begin: scene:
+    where `network` sees the bone, whose surface the shape model of its mesh, `model`, brings into
+    correspondence; prior: as the files' coordinates say; auto, or nothing: both, where a network knows the
+    bone's structures and sees them; else a file for `read_pose`. Returns the record. A registration that did
+    not succeed writes its record and report, and no pose.
     """
     if settings.device not in ("cpu", "cuda"):
         raise ValueError(f"unknown device {settings.device!r}; expected 'cpu' or 'cuda'")
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("no CUDA device is available here; use --device cpu")
     tell = progress or (lambda what, fraction: None)
-    start = torch.eye(4, dtype=torch.float64) if init is None else read_pose(init)
+    kind = kind_of_start(init)
+    start = read_pose(str(init)) if kind == RECORD else torch.eye(4, dtype=torch.float64)
     views = _views(images, cameras, polarity, seen_from, frame)
     read = read_bone(bone, structures, segmentation, ct, meshes, surface)
     with atomic_folder(output):  # tells now, not after the fit, if the folder cannot be written
-        found = register_views(
-            read.matter, views, settings, lambda what, fraction: tell(what, 0.7 * fraction), start
-        )
+        asked, located = ask_for_bone(kind, network, model, read, views, settings)
+        starts = start
+        if located is not None:
+            starts = located if kind == SCENE else torch.stack([located, start])
+        if kind == SCENE and located is None:
+            found = nothing_registered(asked, read.matter, views, settings)
+        else:
+            found = register_views(
+                read.matter, views, settings, lambda what, fraction: tell(what, 0.7 * fraction), starts
+            )
+    begun = start if found.start is None else found.start
+    if kind == AUTO:
+        kind = SCENE if located is not None and torch.equal(begun, located) else PRIOR
     return write_registration(
-        output, bone, read, views, images, found, start, settings,
+        output, bone, read, views, images, found, begun, settings,
         (landscape or LandscapeSettings()) if with_landscape else None, command,
         lambda what, fraction: tell(what, 0.7 + 0.3 * fraction),
+        begun={"kind": kind} | asked.told(),
     )  # fmt: skip
 
 
@@ -109,16 +135,19 @@ def write_registration(
     command: str = "",
     progress: Progress | None = None,
     note: str = "",
+    begun: dict | None = None,
 ) -> dict:
     """Write what a registration found, all of it or nothing; returns the record.
 
     `landscape` says how the loss around the answer is shown; None leaves its page away (half of the time).
+    `begun` says what the start was: the record's "init".
     Without success there is no pose, no overlay and no landscape, and older ones of the same folder go.
     """
     tell = progress or (lambda what, fraction: None)
     centre, _ = middle(matter_of(read.matter))
     posed = [view.posed(pose) for view, pose in zip(views, found.world_from_camera, strict=True)]
     record = registration_record(bone, read, posed, images, found, start, centre, settings.seed, command)
+    record["init"] = begun or {}
     colours = structure_colours(list(read.labels))
     with atomic_folder(output, replaces=REPLACED) as folder:
         tell("pictures", 0.0)

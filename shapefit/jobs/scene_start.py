@@ -12,11 +12,14 @@ from torch import Tensor
 
 from shapefit import se3
 from shapefit.fit.result import XRayFit
+from shapefit.fit.rigid import RigidFit
+from shapefit.fit.rigid_matter import matter_of, middle
+from shapefit.fit.rigid_scene import poses_of
 from shapefit.fit.scene_start import SceneStart
 from shapefit.fit.surface import fit_surface
 from shapefit.io.model import read_model
 from shapefit.io.scene import read_scene, read_scene_mesh
-from shapefit.jobs.bone import BoneFile
+from shapefit.jobs.bone import BoneFile, Matter
 from shapefit.scene.locate import Located, locate_views
 from shapefit.scene.network import SceneNetwork
 from shapefit.settings import FitSettings, LocateSettings, ProjectSettings, RegisterSettings, SurfaceSettings
@@ -127,9 +130,9 @@ def ask_for_bone(
 ) -> AskedOfBone:
     """Where a network sees a known bone, of whose structures it must know some by their names.
 
-    `views` have poses. The bone's surfaces are brought into correspondence with the network's template by
-    `model`, if that has its mesh, else rigidly; the network then places this one shape, and not one that it
-    estimates. Raises ValueError as `ask_for_fit`.
+    A single view without a pose is taken as the settings expect it. The bone's surfaces are brought into
+    correspondence with the network's template by `model`, if that has its mesh, else rigidly; the network
+    then places this one shape, and not one that it estimates. Raises ValueError as `ask_for_fit`.
     """
     if kind not in (AUTO, SCENE):
         return AskedOfBone(Asked(None, "", ""), None)
@@ -145,11 +148,30 @@ def ask_for_bone(
         one, bone_from_model = _aligned(known, model, _surfaces(bone, shared))
     except ValueError as error:
         return AskedOfBone(_without(kind, network, error), None)
-    located = _locate(known, one, views, False, settings)
+    located = _locate(known, one, _posed(bone, views, settings), False, settings)
     asked = Asked(located, str(path), located.reason)
     if not located.found:
         return AskedOfBone(asked, None)
     return AskedOfBone(asked, located.world_from_model @ se3.inverse(bone_from_model))
+
+
+def nothing_registered(
+    asked: Asked, matter: Matter, views: Sequence[View], settings: RegisterSettings
+) -> RigidFit:
+    """The failed registration of a bone that was not located, as the file's coordinates say."""
+    centre, _ = middle(matter_of(matter))
+    return RigidFit(
+        torch.eye(4, dtype=torch.float64), torch.stack(poses_of(views, centre, settings)),
+        [math.nan] * len(views), [{}] * len(views), False, asked.reason, [], [], 0.0,
+    )  # fmt: skip
+
+
+def _posed(bone: BoneFile, views: Sequence[View], settings: RegisterSettings) -> list[View]:
+    if all(view.world_from_camera is not None for view in views):
+        return list(views)
+    centre, _ = middle(matter_of(bone.matter))
+    poses = poses_of(views, centre, settings)
+    return [view.posed(pose) for view, pose in zip(views, poses, strict=True)]
 
 
 def _parts(bone: BoneFile) -> tuple[str, ...]:
