@@ -80,6 +80,8 @@ if TYPE_CHECKING:
     from shapefit.repair import RepairFindings, repair_mesh
     from shapefit.report import evaluation_page, fit_page, model_page
     from shapefit.residual import SurfaceProcess, learn_residual, with_residual
+    from shapefit.scene.locate import locate_views
+    from shapefit.scene.located import Located
     from shapefit.scene.network import SceneNetwork, look, network_input, scene_loss
     from shapefit.scene.train import train_scene
     from shapefit.settings import (
@@ -181,6 +183,8 @@ _HOME = {
     "repair": ["RepairFindings", "repair_mesh"],
     "report": ["evaluation_page", "fit_page", "model_page"],
     "residual": ["SurfaceProcess", "learn_residual", "with_residual"],
+    "scene.locate": ["locate_views"],
+    "scene.located": ["Located"],
     "scene.network": ["SceneNetwork", "look", "network_input", "scene_loss"],
     "scene.train": ["train_scene"],
     "settings": [
