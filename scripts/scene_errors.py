@@ -11,7 +11,7 @@ from scipy.stats import norm
 import shapefit as sf
 from shapefit import se3
 from shapefit.alignment import align_points
-from shapefit.surface_distance import distances_to, sample, summarise
+from shapefit.mesh import closest_on, sample_surface, surface_tree
 
 SAMPLES = 4000  # points on each surface
 LEVELS = (0.5, 0.8, 0.95)
@@ -45,24 +45,21 @@ def pose_errors(found: torch.Tensor, truth: torch.Tensor, camera: sf.Camera) -> 
 def shape_errors(found: torch.Tensor, truth: torch.Tensor, faces: torch.Tensor) -> dict[str, float]:
     """Average symmetric surface distance (mm) of bones (V, 3), as they lie and after alignment.
 
-    A pelvis is one surface here: the nearest point may be on any of its bones.
+    As defined in `shapefit.surface_distance`, of a pelvis as one surface: the nearest point may be on any of
+    its bones. Nearest points keep under similarities: each surface is asked in a frame of its own.
     """
-    still, triangles = truth.numpy(), faces.numpy()
-    target = trimesh.Trimesh(still, triangles, process=False)
-    there = sample(target, SAMPLES, 0)
+    here, there = found.numpy(), truth.numpy()
+    trees = surface_tree(here, faces), surface_tree(there, faces)
+    points = [sample_surface(vertices, faces, SAMPLES)[0] for vertices in (here, there)]
+    areas = [float(trimesh.Trimesh(v, faces.numpy(), process=False).area) for v in (here, there)]
     figures = {}
     for name, scale in (("similarity", True), ("rigid", False), ("absolute", None)):
-        moved = found.numpy()
-        if scale is not None:
-            motion = align_points(moved, still, None, scale)
-            moved = moved @ motion[:3, :3].T + motion[:3, 3]
-        mesh = trimesh.Trimesh(moved, triangles, process=False)
-        here = sample(mesh, SAMPLES, 0)
-        # vertices ride along without weight: only their distances' sum is asked for
-        here, on = here.where(here.weight > 0), there.where(there.weight > 0)
-        both = summarise(distances_to(here, target), here.weight, distances_to(on, mesh), on.weight, ())
-        assert both is not None
-        figures[f"{name}_assd_mm"] = both["assd"]
+        motion = np.eye(4) if scale is None else align_points(here, there, None, scale)
+        size, back = np.cbrt(np.linalg.det(motion[:3, :3])), np.linalg.inv(motion)
+        forth = closest_on(trees[1], points[0] @ motion[:3, :3].T + motion[:3, 3]).distance.mean()
+        reverse = size * closest_on(trees[0], points[1] @ back[:3, :3].T + back[:3, 3]).distance.mean()
+        weights = [size**2 * areas[0], areas[1]]
+        figures[f"{name}_assd_mm"] = float(np.average([forth, reverse], weights=weights))
     return figures
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import mean, median
 
 import torch
+from scene_runs import begin
 from study_fluoroscopy import load_views
 from torch.nn.functional import interpolate
 
@@ -44,6 +45,7 @@ def one_view(
     view: sf.View,
     locate: LocateSettings,
     fit: FitSettings,
+    init: str,
     output: Path,
 ) -> dict:
     """Dice after each stage of a view of which the pose is unknown; the mask is hidden from all of them."""
@@ -55,18 +57,15 @@ def one_view(
     order = [network.structures.index(name) for name in model.names]
     own = own_masks(located.seen[0], view, locate.structure_threshold)[order]
     dice["network"] = mask_dice(own, view.mask, model.names, view.valid)
-    start, pictures = None, {}
+    pictures = {}
     if located.found:
-        start = {
-            "coefficients": located.coefficients.tolist(),
-            "world_from_model": located.world_from_model.tolist(),
-            "views": [{"world_from_camera": pose.tolist()} for pose in located.world_from_camera],
-        }
         pictures["located"] = shadow(model, located.vertices, located.world_from_camera[0], view)
-    result = sf.fit_xrays(model, [bare], fit, init=start)
-    pictures["fitted"] = shadow(model, result.vertices, result.world_from_camera[0], view)
-    record |= {"converged": result.converged, "agreement": result.terms[0]["agreement"]}
-    record |= {"seconds": result.seconds, "start": "scene" if start else "prior"}
+    record |= {"converged": False, "start": None}
+    if located.found or init != "scene":
+        result = sf.fit_xrays(model, [bare], fit, init=begin(located, init))
+        pictures["fitted"] = shadow(model, result.vertices, result.world_from_camera[0], view)
+        record |= {"converged": result.converged, "agreement": result.terms[0]["agreement"]}
+        record |= {"seconds": result.seconds, "start": dict(result.start)}
     for stage, paths in pictures.items():
         dice[stage] = mask_dice(paths > COVERED, view.mask, model.names, view.valid)
         write_overlays(output / stage / view.name, [view], [paths], list(model.names))
@@ -75,7 +74,7 @@ def one_view(
 
 
 def half(records: Sequence[dict]) -> dict:
-    """Medians and failures of each stage; a view that was not located counts as 0 there."""
+    """Medians and failures of each stage; a view without an answer or a fit counts as 0 there."""
     figures: dict = {"views": len(records)}
     for stage in STAGES:
         values = [mean(r["dice"][stage].values()) if stage in r["dice"] else 0.0 for r in records]
@@ -107,8 +106,8 @@ def table(result: dict) -> str:
             )
     all_views = result["halves"]["all"]
     lines.append(
-        "\nMean Dice of the hemipelves in a view. A view that was not located counts as 0 there, and its fit "
-        f"starts from the prior: {', '.join(all_views['not_located']) or 'none'}. "
+        "\nMean Dice of the hemipelves in a view. A view that was not located counts as 0 there: "
+        f"{', '.join(all_views['not_located']) or 'none'}. "
         f"Fits that are not believed: {', '.join(all_views['fit_not_converged']) or 'none'}.\n"
     )
     return "\n".join(lines)
@@ -120,6 +119,7 @@ def study(
     data: Path,
     locate: LocateSettings,
     fit: FitSettings,
+    init: str,
     output: Path,
     done: list[dict],
 ) -> dict:
@@ -129,7 +129,7 @@ def study(
     for view in views:
         if view.name in had:
             continue
-        record = one_view(network, model, view, locate, fit, output)
+        record = one_view(network, model, view, locate, fit, init, output)
         done.append(record)
         with (output / "runs.jsonl").open("a") as log:
             log.write(json.dumps(record) + "\n")

@@ -11,12 +11,16 @@ from scene_errors import pose_errors, shape_errors, surprises
 
 import shapefit as sf
 from shapefit import se3
+from shapefit.fit.scene_start import SceneStart
+from shapefit.jobs.scene_start import start_of_fit
 from shapefit.pca import aligned_to
 from shapefit.scene.locate import Located, locate_views
 from shapefit.scene.network import SceneNetwork
 from shapefit.scene.sample import Sample
 from shapefit.scene.simulate import Stage, simulate_sample, stage_of_shapes
 from shapefit.settings import LocateSettings, SimulateSettings
+
+SAME = 0.05  # mm, by which a network's template may differ from the mean of the model that it was trained on
 
 
 class Known(NamedTuple):
@@ -37,6 +41,7 @@ class Work:
     simulate: SimulateSettings
     locate: LocateSettings
     fit: sf.FitSettings | None = None  # refine what was located
+    init: str = "auto"  # where the fit begins: auto, scene or prior
 
 
 def left_out(
@@ -44,7 +49,7 @@ def left_out(
 ) -> Known:
     """The model without subjects, and their registered shapes and mirror images as bones to be shown.
 
-    Raises ValueError for an unknown subject, none, and a network of another mesh.
+    Raises ValueError for an unknown subject, none, and a network of another mesh or of other bones.
     """
     if not subjects:
         raise ValueError(f"name the subjects that the network has not seen: {', '.join(bones.subjects())}")
@@ -73,6 +78,13 @@ def _known(
         raise ValueError(
             f"the network's template has {len(network.faces)} faces that are not the model's "
             f"{len(model.faces)}; both must come from one mesh"
+        )
+    apart = float((network.template.cpu().double() - model.mean).norm(dim=1).mean())
+    if apart > SAME:
+        raise ValueError(
+            f"the network's template lies {apart:.2f} mm from the mean of the model without "
+            f"{', '.join(names)}; "
+            "it was trained on other bones, perhaps on these: name those that it has not seen"
         )
     return Known(network, model, names, shapes, stage_of_shapes(model, shapes, settings))
 
@@ -127,24 +139,30 @@ def _judged(known: Known, sample: Sample, located: Located, bone: int, modes: in
 
 
 def _refined(work: Work, sample: Sample, view: sf.View, located: Located, bone: int) -> dict:
-    """What a fit makes of it that starts from what was located; without that it starts from the prior."""
-    known, settings = work.known, work.fit
+    """What a fit makes of it. Where `init` is scene, there is no fit without an answer."""
+    known = work.known
     began = time.process_time()
-    start = None
-    if located.found:
-        start = {
-            "coefficients": located.coefficients.tolist(),
-            "world_from_model": located.world_from_model.tolist(),
-            "views": [{"world_from_camera": pose.tolist()} for pose in located.world_from_camera],
+    if work.init == "scene" and not located.found:
+        return {
+            "start": "none",
+            "errors": None,
+            "converged": False,
+            "reason": located.reason,
+            "cpu_seconds": 0.0,
         }
-    fit = sf.fit_xrays(known.model, [view], settings, init=start)
+    fit = sf.fit_xrays(known.model, [view], work.fit, init=begin(located, work.init))
     found = se3.transform(se3.inverse(fit.world_from_camera[0]), fit.vertices.double())
     truth = se3.transform(sample.camera_from_bone.double(), known.shapes[bone])
     errors = pose_errors(found, truth, sample.camera) | shape_errors(found, truth, known.model.faces)
     return {
-        "start": "scene" if located.found else "prior", "errors": errors, "converged": fit.converged,
-        "reason": fit.reason, "cpu_seconds": time.process_time() - began,
+        "start": fit.start["kind"], "doubt": fit.start.get("doubt", ""), "errors": errors,
+        "converged": fit.converged, "reason": fit.reason, "cpu_seconds": time.process_time() - began,
     }  # fmt: skip
+
+
+def begin(located: Located, init: str) -> SceneStart | None:
+    """Where a fit begins, as `shapefit fit --init` has it: auto, scene or prior; None is the prior."""
+    return start_of_fit(located, alone=init == "scene") if located.found and init != "prior" else None
 
 
 def references(known: Known, modes: int) -> dict[str, dict[str, float]]:

@@ -8,11 +8,12 @@ python scripts/study_scene.py fluoroscopy --data ../shared/data/fluoroscopy/spec
 `simulated`: the registered shapes of subjects left out of the network's model (and their mirror images), in
 turn, each X-ray with a pose, a body and a picture of its own from the prior of `shapefit simulate`; located
 with the model of the others. `specific`: the same for a model without modes, of which the network knows the
-one bone. `refined`: a fit starts from what was located. In all three, errors are those of the bone in the
-camera's frame: `rotation` and `translation` are of the rigid motion between corresponding vertices, about
-their centre. A run without an answer counts in every share and median. `fluoroscopy`: 30 views of one
-specimen, without 3D truth: Dice of the hemipelves with masks drawn by hand; even positions in the file were
-there to tune on, odd ones not. A study goes on where it was interrupted: runs.jsonl has one line per run.
+one bone. `refined`: a fit starts from what was located, as in `shapefit fit --init`. In all three, errors
+are those of the bone in the camera's frame: `rotation` and `translation` are of the rigid motion between
+corresponding vertices, about their centre. A run without an answer counts in every share and median.
+`fluoroscopy`: 30 views of one specimen, without 3D truth: Dice of the hemipelves with masks drawn by hand;
+even positions in the file were there to tune on, odd ones not. A study goes on where it was interrupted:
+runs.jsonl has one line per run.
 """
 
 import json
@@ -126,7 +127,10 @@ def result_of(what: str, shown: list[dict], empty: list[dict], references: dict)
         result["empty"] = {"runs": len(empty), "answers": sum(r["found"] for r in empty)}
     if what == "refined":
         fits = [r["refined"] for r in shown]
-        lost = [any(abs(f["errors"][k]) > most for k, most in CAPTURED.items()) for f in fits]
+        lost = [
+            f["errors"] is None or any(abs(f["errors"][k]) > most for k, most in CAPTURED.items())
+            for f in fits
+        ]
         result["refined"] = summary(fits, LIMITS[what]) | {
             "capture_failures": sum(lost) / len(fits),
             "captured": CAPTURED,
@@ -151,6 +155,7 @@ def main(
     simulate: SimulateSettings = SimulateSettings(seed=2_000_000, deformation=0.0),
     locate: LocateSettings = LocateSettings(),
     fit: FitSettings = FitSettings(free_views=True),
+    init: Literal["auto", "scene", "prior"] = "auto",
 ) -> None:
     """Measure what a scene network locates.
 
@@ -159,6 +164,7 @@ def main(
         output: folder for runs.jsonl, scene.json, scene.md and scene.png
         network: a network's file, or the name of one that comes with shapefit
         model: the shape model with its training shapes, or, for one bone, a model without modes
+        init: where fits begin: auto (the network, if it is believed), scene (only there) or prior (a search)
         data: the archive of real views (image, segmentation, valid, view, pixel_spacing_mm, sdd_mm)
     """
     prepare_output_dir(output)
@@ -167,13 +173,13 @@ def main(
     if what == "fluoroscopy":
         if data is None:
             sys.exit("say where the real views are: --data FILE.npz")
-        about |= {"data": data.name, "fit": asdict(fit)}
+        about |= {"data": data.name, "fit": asdict(fit), "init": init}
         done = begun(output / "runs.jsonl", about)
-        scene_fluoroscopy.study(seer, bones, data, locate, fit, output, done)
+        scene_fluoroscopy.study(seer, bones, data, locate, fit, init, output, done)
         return
     about |= {"left_out": list(study.left_out), "simulate": asdict(simulate)}
     if what == "refined":
-        about["fit"] = asdict(fit)
+        about |= {"fit": asdict(fit), "init": init}
     try:
         if what == "specific":
             known = scene_runs.one_bone(seer, bones, simulate)
@@ -182,7 +188,7 @@ def main(
     except ValueError as error:
         sys.exit(f"error: {error}")
     done = begun(output / "runs.jsonl", about)
-    work = scene_runs.Work(known, simulate, locate, fit if what == "refined" else None)
+    work = scene_runs.Work(known, simulate, locate, fit if what == "refined" else None, init)
     shown, empty = runs(what, study, work, output / "runs.jsonl", done)
     result = about | result_of(what, shown, empty, scene_runs.references(known, locate.modes))
     write_text(output / "scene.json", json.dumps(result, indent=1))

@@ -2,22 +2,26 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import small
 import torch
+import trimesh
 
 from shapefit import se3
 from shapefit.camera import Camera
 from shapefit.io.model import write_model
-from shapefit.io.scene import write_scene
+from shapefit.io.scene import read_scene, write_scene
+from shapefit.metrics import compare
 from shapefit.scene.coordinates import Coordinates
 from shapefit.scene.locate import Look, locate_looks, template_surface
 from shapefit.scene.network import SceneNetwork
 from shapefit.scene.simulate import simulate_sample
-from shapefit.settings import FitSettings, LocateSettings, SimulateSettings
+from shapefit.settings import EvaluateSettings, FitSettings, LocateSettings, SimulateSettings
+from shapefit.view import View
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 SIMULATE = SimulateSettings(
@@ -110,6 +114,21 @@ def test_a_moved_bone_is_off_by_its_motion(study):
     assert grown["similarity_assd_mm"] < 1e-6 < 0.5 < grown["rigid_assd_mm"] < grown["absolute_assd_mm"]
 
 
+def test_surface_distances_are_those_of_an_evaluation(study):
+    from scene_errors import shape_errors
+
+    (a, faces, structure), (b, _, _) = (small.case_vertices(seed, subdivisions=3) for seed in (1, 2))
+    one = faces[structure == 1]
+    used, local = np.unique(one, return_inverse=True)
+    bones = [trimesh.Trimesh(v[used], local.reshape(-1, 3), process=False) for v in (a, b)]
+    told = shape_errors(
+        *(torch.tensor(np.array(bone.vertices)) for bone in bones), torch.tensor(bones[0].faces)
+    )
+    settings = EvaluateSettings(samples=4000, voxel=20.0)
+    for kind, figures in compare(*bones, settings)["metrics"].items():
+        assert told[f"{kind}_assd_mm"] == pytest.approx(figures["all"]["assd"], rel=0.03)
+
+
 def test_points_on_their_rays_have_no_error_on_the_detector(study):
     from scene_errors import pose_errors
 
@@ -185,9 +204,14 @@ def test_bones_left_out_are_located_and_the_study_goes_on(study, files, oracle, 
     text = (tmp_path / "scene.md").read_text()
     assert re.search(r"Without an answer: 16.7 %: 1 no ", text)
     with pytest.raises(SystemExit, match="another study"):
-        study.main(
-            "simulated", output=tmp_path, study=study.Study(left_out=OUT[:1]), simulate=SIMULATE, **files
-        )
+        study.main("simulated", output=tmp_path, study=amount, simulate=replace(SIMULATE, seed=1), **files)
+
+
+def test_a_network_that_may_have_seen_the_bones_is_refused(study, files, tmp_path):
+    for subjects, told in ((("case1",), "trained on other bones"), ((), "name the subjects")):
+        with pytest.raises(SystemExit, match=told):
+            study.main("simulated", output=tmp_path, study=study.Study(left_out=subjects), **files)
+    assert not (tmp_path / "runs.jsonl").exists()
 
 
 def located_reason(located: dict) -> str:
@@ -213,6 +237,57 @@ def test_fits_that_start_from_what_was_located_are_measured(study, files, oracle
     assert refined["answers"] == 2 and refined["started_from_prior"] == 0
     assert refined["capture_failures"] == 0
     assert (tmp_path / "scene.md").read_text().count("##") >= 2
+
+
+def test_real_views_are_judged_stage_by_stage_and_in_halves(study):
+    import scene_fluoroscopy as real
+
+    def one(number: int, located: float | None, fitted: float) -> dict:
+        dice = {
+            "network": {"hip_left": 0.9, "hip_right": 0.8},
+            "fitted": {"hip_left": fitted, "hip_right": fitted},
+        }
+        dice |= {} if located is None else {"located": {"hip_left": located, "hip_right": located}}
+        return {
+            "view": f"view_{number}",
+            "found": located is not None,
+            "converged": fitted > 0.8,
+            "dice": dice,
+        }
+
+    records = [one(0, 0.8, 0.9), one(1, None, 0.5), one(2, 0.75, 0.95), one(3, 0.6, 0.85)]
+    figures = real.half(records)
+    assert figures["network"]["median"] == pytest.approx(0.85)
+    assert figures["network"]["sides"] == {"hip_left": 0.9, "hip_right": 0.8}
+    assert figures["located"]["median"] == pytest.approx((0.6 + 0.75) / 2)  # view_1 counts as 0
+    assert figures["located"]["below_0.7"] == ["view_1", "view_3"]
+    assert (figures["fitted"]["least"], figures["fitted"]["below_0.7"]) == (0.5, ["view_1"])
+    assert figures["not_located"] == figures["fit_not_converged"] == ["view_1"]
+    text = real.table({"halves": {"all": figures, "even": real.half(records[::2])}})
+    assert "| even, 2 | fitted | 0.925 | 0.900 | 0 |" in text and "view_1" in text
+
+
+def test_a_real_view_goes_through_all_stages(study, files, oracle, monkeypatch, tmp_path):
+    import scene_fluoroscopy as real
+    import scene_runs
+
+    bones = small.small_model()
+    network = read_scene(files["network"])
+    known = scene_runs.left_out(network, bones, OUT, SIMULATE)
+    sample = simulate_sample(known.stage, 0, study.seeds(SIMULATE, empty=False))
+    labels = torch.zeros(sample.image.shape, dtype=torch.uint8)
+    for number, hit in enumerate(sample.structures):
+        labels[hit] = number + 1
+    view = View(sample.image.float(), sample.camera, mask=labels, name="sample 0")
+    monkeypatch.setattr(real, "locate_views", oracle)
+    record = real.one_view(network, known.model, view, LOCATE, QUICK_FIT, "auto", tmp_path)
+    assert record["found"] and set(record["dice"]) == set(real.STAGES)
+    assert min(record["dice"]["network"].values()) > 0.8  # the last drawn bone hides the others' shadows
+    assert np.mean(list(record["dice"]["located"].values())) > 0.7
+    assert len(list(tmp_path.rglob("*.png"))) >= 2
+    oracle.blind = (0,)
+    blind = real.one_view(network, known.model, view, LOCATE, QUICK_FIT, "scene", tmp_path)
+    assert not blind["found"] and set(blind["dice"]) == {"network"} and blind["start"] is None
 
 
 def test_the_one_bone_that_is_known_is_located(study, files, oracle, tmp_path):
