@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import h5py
+import located
 import numpy as np
 import pytest
 import small
@@ -19,7 +20,7 @@ from PIL import Image
 from shapefit import cli
 from shapefit.fit.solve import XRayFit
 from shapefit.io.mesh import read_surfaces, write_mesh
-from shapefit.io.model import read_model
+from shapefit.io.model import read_model, write_model
 from shapefit.io.xray import read_image
 
 
@@ -161,6 +162,52 @@ def test_settings_and_start_reach_the_fit(shapefit, model, xray, fitted, tmp_pat
     again = ("fit", xray["image"], "--camera", xray["camera"], "--model", model, "-o", tmp_path / "again")
     assert shapefit(*again, "--init", out / "fit.json").status == 0
     assert seen["init"]["coefficients"] == json.loads((out / "fit.json").read_text())["coefficients"]
+
+
+def test_a_fit_begins_with_a_search_where_no_network_knows_the_model(shapefit, model, xray, fitted, tmp_path):
+    seen = fitted()
+    arguments = ("fit", xray["image"], "--camera", xray["camera"], "--model", model, "-o", tmp_path / "out")
+    for init in ((), ("--init", "auto"), ("--init", "prior")):
+        ended = shapefit(*arguments, *init)
+        assert ended.status == 0 and seen["init"] is None and "begun" not in ended.out, ended.err
+    ended = shapefit(*arguments[:-1], tmp_path / "none", "--init", "scene")
+    assert ended.status == 2 and "pelvis-scene" in ended.err and not (tmp_path / "none").exists()
+    ended = shapefit(*arguments[:-1], tmp_path / "none", "--network", tmp_path / "absent.safetensors")
+    assert ended.status == 2 and "no such file of a scene network" in ended.err
+    ended = shapefit(*arguments[:-1], tmp_path / "none", "--network", model)
+    assert ended.status == 2 and "not a safetensors file" in ended.err
+
+
+def test_a_network_that_sees_no_bone_ends_with_3_where_it_is_the_only_start(
+    shapefit, xray, monkeypatch, tmp_path
+):
+    world = located.write_world(tmp_path / "world")
+    write_model(tmp_path / "small.h5", world.model)
+    blind = located.blind_network(world)
+    monkeypatch.setattr("shapefit.jobs.scene_start.read_scene", lambda name: blind)
+    monkeypatch.setattr(
+        "shapefit.jobs.scene_start.read_scene_mesh", lambda name: (world.model.names, world.model.faces)
+    )
+    out = tmp_path / "out"
+    arguments = (
+        "fit",
+        xray["image"],
+        "--camera",
+        xray["camera"],
+        "--model",
+        tmp_path / "small.h5",
+        "-o",
+        out,
+    )
+    ended = shapefit(*arguments, "--init", "scene")
+    assert ended.status == 3 and "no pelvis in this image; no mesh was written" in ended.err
+    assert files(out) == {"fit.json", "report.html"}
+    ended = shapefit(
+        "evaluate", out, "--reference", small.write_case(tmp_path / "case", 3), "-o", tmp_path / "m"
+    )
+    assert ended.status == 0, ended.err
+    (failed,) = json.loads((tmp_path / "m" / "metrics.json").read_text())["records"]
+    assert "no pelvis in this image" in failed["failed"]
 
 
 def test_a_fit_from_the_command_line_finds_the_masks_and_repeats_itself(shapefit, model, xray, tmp_path):

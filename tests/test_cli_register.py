@@ -153,6 +153,20 @@ def test_the_start_may_be_the_pose_of_an_earlier_registration(shapefit, world, p
         torch.testing.assert_close(seen["init"], registered.TRUTH, atol=1e-9, rtol=0)
 
 
+def test_a_whole_ct_is_known_to_no_network_and_its_start_is_the_prior(shapefit, world, pretend, tmp_path):
+    seen = pretend()
+    out = tmp_path / "out"
+    ended = shapefit(*arguments(world, out), "--no-landscape")
+    assert ended.status == 0 and "begun" not in ended.out, ended.err
+    begun = json.loads((out / "fit.json").read_text())["init"]
+    assert begun["kind"] == "prior" and begun["network"] == "" and begun["network_says"]
+    assert torch.equal(seen["init"], torch.eye(4, dtype=torch.float64))
+    assert shapefit(*arguments(world, out), "--init", "prior", "--no-landscape").status == 0
+    assert json.loads((out / "fit.json").read_text())["init"] == {"kind": "prior"}
+    ended = shapefit(*arguments(world, tmp_path / "none"), "--init", "scene")
+    assert ended.status == 2 and "pelvis-scene" in ended.err and not (tmp_path / "none").exists()
+
+
 def test_one_bone_of_a_ct_and_the_meshes_of_a_folder_are_registered(shapefit, world, pretend, tmp_path):
     seen = pretend()
     one = ("--segmentation", world.labels, "--labels", "sacrum=1")

@@ -175,6 +175,21 @@ def test_a_bone_that_the_xray_misses_is_an_error_that_says_by_how_much(shift, wo
         register_views(CT, VIEWS[:1], QUICK, init=away)
 
 
+def test_of_several_starts_that_near_the_bone_wins_and_one_that_misses_it_is_left_out():
+    away, wrong = torch.eye(4, dtype=torch.float64), START.clone()
+    away[0, 3] = 400.0
+    wrong[:3, 3] += 30.0
+    quick = replace(QUICK, translation_range=8.0, rotation_range=8.0, steps=(6, 3, 3))
+    fit = register_views(CT, VIEWS, quick, init=torch.stack([away, wrong, START]))
+    assert torch.equal(fit.start, START) and error(fit.world_from_bone) < 0.6
+    problem = posed_problem(CT, VIEWS, quick, torch.stack([away, wrong, START]))
+    poses = spread(problem, scene_at(problem, 32))
+    assert torch.equal(problem.starts, torch.stack([wrong, START])) and len(poses) == QUICK.starts
+    assert torch.allclose(poses[[0, QUICK.starts // 2]], problem.starts)
+    with pytest.raises(ValueError, match="misses"):
+        register_views(CT, VIEWS, quick, init=torch.stack([away, away]))
+
+
 def test_input_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="at least one view"):
         register_views(CT, [], QUICK)
