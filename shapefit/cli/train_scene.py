@@ -1,10 +1,11 @@
 """A network that starts fits learns from simulated X-rays."""
 
+import sys
 from typing import Annotated
 
 import tyro
 
-from shapefit.cli.options import File, command_line, progress_bar
+from shapefit.cli.options import FIT_FAILED, INTERRUPTED, File, command_line, progress_bar
 from shapefit.settings import SimulateSettings, TrainSceneSettings
 
 
@@ -22,6 +23,7 @@ def train_scene(
 
     A training that was ended goes on from its last checkpoint when it is asked for again, bit for bit.
     Several processes share each batch: `torchrun --no-python --nproc-per-node N shapefit train-scene ...`.
+    Exit status 3: the loss was no longer a number.
 
     Args:
         source: a folder that `shapefit simulate` wrote; with --on-the-fly a shape model: pelvis, or its file
@@ -33,9 +35,18 @@ def train_scene(
     from shapefit.jobs import train_scene_job
 
     with progress_bar("train") as progress:
-        record = train_scene_job(
-            source, output, settings, simulate if on_the_fly else None, init, command_line(), progress
-        )
+        try:
+            record = train_scene_job(
+                source, output, settings, simulate if on_the_fly else None, init, command_line(), progress
+            )
+        except KeyboardInterrupt:
+            print(
+                "\nshapefit: interrupted; the same command goes on from the last checkpoint", file=sys.stderr
+            )
+            return INTERRUPTED
+        except FloatingPointError as error:
+            print(f"\nshapefit: error: {error}", file=sys.stderr)
+            return FIT_FAILED
     best = min(record["history"], key=lambda found: found["error"])
     print(
         f"step {best['step']:.0f}: median error {best['error']:.1f} mm, Dice {best['dice']:.3f}, "

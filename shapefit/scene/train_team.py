@@ -31,7 +31,7 @@ class Team(NamedTuple):
         """The network whose gradients are the mean of all processes'."""
         if self.count == 1:
             return network
-        return DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return DistributedDataParallel(network, gradient_as_bucket_view=True)
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean over all processes."""
