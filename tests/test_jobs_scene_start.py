@@ -14,10 +14,11 @@ from shapefit.io.model import write_model
 from shapefit.io.scene import write_scene
 from shapefit.io.volume import read_labels
 from shapefit.jobs.bone import BoneFile, read_bone
+from shapefit.jobs.evaluate import evaluate_job
 from shapefit.jobs.fit import fit_job, read_views
 from shapefit.jobs.register import register_job
 from shapefit.jobs.scene_start import ask_for_bone, ask_for_fit, kind_of_start
-from shapefit.settings import FitSettings, RegisterSettings
+from shapefit.settings import EvaluateSettings, FitSettings, RegisterSettings
 from shapefit.shape_model import ShapeModel
 from shapefit.volume import Volume
 
@@ -120,9 +121,7 @@ def test_a_model_that_no_network_knows_is_searched_unless_one_was_named(world, n
     asked = ask_for_fit("auto", None, other, views, QUICK)
     assert asked.located is None and asked.network == "" and "pelvis-scene" in asked.reason
     for kind in ("auto", "scene"):
-        with pytest.raises(
-            ValueError, match=r"knowing.* was trained on another mesh \(960 faces\)"
-        ):
+        with pytest.raises(ValueError, match=r"knowing.* was trained on another mesh \(960 faces\)"):
             ask_for_fit(kind, named, other, views, QUICK)
     with pytest.raises(ValueError, match="pelvis-scene"):
         ask_for_fit("scene", None, other, views, QUICK)
@@ -203,6 +202,10 @@ def test_a_registration_begins_where_the_network_saw_the_bone(world, model, netw
     assert record["converged"], record["reason"]
     assert misplaced(torch.tensor(record["start"], dtype=torch.float64), world) < 3.0
     assert misplaced(torch.tensor(record["world_from_bone"], dtype=torch.float64), world) < 1.5
+    write_surfaces(tmp_path / "truth", world.model.surfaces(world.vertices))
+    quick = EvaluateSettings(samples=1000)
+    table = evaluate_job([tmp_path / "out"], [tmp_path / "truth"], tmp_path / "figures", quick)
+    assert table["table"]["absolute"]["all"]["assd"]["mean"] < 1.5 and not table["failures"]
     blind = register_job(
         meshes, *settings, with_landscape=False, network=network(()), model=model, init="scene"
     )

@@ -180,7 +180,7 @@ def evaluate(
     """Measure results against references: surface distances per structure and in all.
 
     Args:
-        results: folders that `shapefit fit` or `shapefit project` wrote
+        results: folders that `shapefit fit`, `locate` or `project` wrote, or `register`, of meshes
         reference: label maps or folders of meshes, one per result in the same order, or one for all
         output: for metrics.json, metrics.csv and report.html
         labels: labels of the reference's structures, as for build, where the result's model does not say them

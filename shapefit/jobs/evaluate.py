@@ -6,17 +6,20 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import trimesh
 
 from shapefit.anatomy import TOTALSEGMENTATOR
 from shapefit.io.atomic import atomic_folder, write_text
 from shapefit.io.case import case_names, read_case
-from shapefit.io.mesh import mesh_files, read_mesh
+from shapefit.io.mesh import MESH_SUFFIXES, mesh_files, read_mesh
 from shapefit.io.record import FILE, read_record, recorded_views
+from shapefit.jobs.bone import read_bone
 from shapefit.metrics import compare, landmark_errors, tabulate
 from shapefit.report import evaluation_page
 from shapefit.settings import EvaluateSettings, MeshSettings
 from shapefit.surface import Surfaces
+from shapefit.volume import Volume
 
 
 def evaluate_job(
@@ -30,11 +33,12 @@ def evaluate_job(
     progress: Callable[[str, float], None] | None = None,
     meshes: MeshSettings | None = None,
 ) -> dict:
-    """Results of fit and project against their references -> metrics.json, metrics.csv and report.
+    """Results of fit, locate, project, register and their references -> metrics.json, metrics.csv and report.
 
-    Structure names and labels are those that a result's fit.json remembers, unless `labels` gives them;
-    `structures` limits the comparison. A structure that the result lacks is a failure and counts. `meshes`
-    says whether open references are repaired; results never are.
+    Of a registration the meshes that were registered are measured, where they were found. Structure names
+    and labels are those that a result's fit.json remembers, unless `labels` gives them; `structures` limits
+    the comparison. A structure that the result lacks is a failure and counts. `meshes` says whether open
+    references are repaired; results never are, but for meshes that were registered.
     """
     if not results:
         raise ValueError("no result was given; name at least one folder")
@@ -82,7 +86,11 @@ def _compare(
         raise ValueError(f"{result} knows no structure {missing[0]!r}; its structures are {', '.join(known)}")
     wanted = {s: known[s] for s in names} if known else names
     case = read_case(reference, wanted, meshes=meshes)
-    made = {s: _read_any(files[s]) for s in names if s in files}
+    if "world_from_bone" in fit:
+        placed = _registered(result, fit, meshes) if fit.get("converged") else {}
+        made = {s: placed[s] for s in names if s in placed}
+    else:
+        made = {s: _read_any(files[s]) for s in names if s in files}
     views = recorded_views(fit) if made else []
     record = compare(made, case.surfaces, settings, names, views, name)
     if told := case.warnings():
@@ -94,6 +102,20 @@ def _compare(
         means = {key: at.mean(0).tolist() for key, at in case.landmarks.items() if key in fit["landmarks"]}
         record["landmarks"] = landmark_errors(fit["landmarks"], means)
     return record, (made, dict(case.surfaces))
+
+
+def _registered(result: Path, fit: dict, meshes: MeshSettings | None) -> Surfaces:
+    """The meshes that were registered, in world mm. Raises ValueError where something else was."""
+    bone = Path(str(fit.get("bone")))
+    if bone.suffix.lower() not in MESH_SUFFIXES and not (bone.is_dir() and mesh_files(bone)):
+        raise ValueError(
+            f"{result} is the registration of {bone}, which is no mesh and no folder of meshes: there is no "
+            "surface to be measured"
+        )
+    read = read_bone(bone, meshes=meshes).matter
+    assert not isinstance(read, Volume)
+    matrix = np.array(fit["world_from_bone"], dtype=np.float64)
+    return {name: mesh.copy().apply_transform(matrix) for name, mesh in read.items()}
 
 
 def _read_any(path: Path) -> trimesh.Trimesh:
