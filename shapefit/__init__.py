@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     from shapefit.scene.locate import locate_views
     from shapefit.scene.located import Located
     from shapefit.scene.network import SceneNetwork, look, network_input, scene_loss
+    from shapefit.scene.simulate import simulate_sample, stage_of_model, stage_of_shapes
     from shapefit.scene.train import train_scene
     from shapefit.settings import (
         BuildSettings,
@@ -186,6 +187,7 @@ _HOME = {
     "scene.locate": ["locate_views"],
     "scene.located": ["Located"],
     "scene.network": ["SceneNetwork", "look", "network_input", "scene_loss"],
+    "scene.simulate": ["simulate_sample", "stage_of_model", "stage_of_shapes"],
     "scene.train": ["train_scene"],
     "settings": [
         "BuildSettings",
