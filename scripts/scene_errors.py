@@ -107,7 +107,10 @@ def summary(records: Sequence[dict], limits: dict[str, float]) -> dict:
         "runs": len(records),
         "answers": len(answers),
         "without_answer": 1 - len(answers) / len(records),
-        "reasons": dict(Counter(r["reason"] for r in records if r["errors"] is None).most_common(8)),
+        # what precedes a colon; numbers follow it
+        "reasons": dict(
+            Counter(r["reason"].split(":")[0] for r in records if r["errors"] is None).most_common()
+        ),
         "limits": limits,
         "within": good / len(records),
         "measures": measures,

@@ -9,20 +9,20 @@ from shapefit.io.atomic import atomic_path
 
 NAMES = {
     "rotation_deg": "rotation, deg",
-    "translation_mm": "translation of the centre, mm",
-    "in_plane_mm": "of it in the image's plane, mm",
-    "depth_mm": "of it in depth, mm",
+    "translation_mm": "centre in space, mm",
+    "in_plane_mm": "centre in the image's plane, mm",
+    "depth_mm": "centre in depth, mm",
     "mpe_mm": "vertices on the detector, mm",
     "mtre_mm": "vertices in space, mm",
-    "similarity_assd_mm": "ASSD, similarity-aligned, mm",
-    "rigid_assd_mm": "ASSD, rigidly aligned, mm",
+    "similarity_assd_mm": "similarity-aligned ASSD, mm",
+    "rigid_assd_mm": "rigidly aligned ASSD, mm",
     "absolute_assd_mm": "ASSD, mm",
 }
 
 
 def report(result: dict) -> str:
     """All tables of a study of simulated X-rays."""
-    parts = [_measures("Located", result["located"])]
+    parts = ["# What a scene network locates", _measures("Located", result["located"])]
     known = result["references"]
     parts.append(
         f"Similarity-aligned ASSD of the mean shape {known['mean_shape']:.2f} mm, of the model's best shape "
@@ -34,7 +34,7 @@ def report(result: dict) -> str:
         parts.append(
             f"Capture failures ({_limits(part['captured'], 'or', 'above')}): "
             f"{100 * part['capture_failures']:.1f} %, of which believed: {part['lost_and_yet_converged']}. "
-            f"Started from the prior, for want of an answer: {part['started_from_prior']}. "
+            f"Began at the prior, with or without an answer: {part['started_from_prior']}. "
             f"{part['cpu_seconds']:.1f} s of CPU per fit."
         )
     if "empty" in result:
@@ -48,11 +48,12 @@ def report(result: dict) -> str:
 
 
 def _limits(limits: dict[str, float], word: str, side: str) -> str:
-    return f" {word} ".join(f"{NAMES[name].split(',')[0]} {side} {most:g}" for name, most in limits.items())
+    parts = [(*NAMES[name].rsplit(", ", 1), most) for name, most in limits.items()]
+    return f" {word} ".join(f"{what} {side} {most:g} {unit}" for what, unit, most in parts)
 
 
 def _cell(value: float | None) -> str:
-    return "none" if value is None else f"{value:.2f}"
+    return "no answer" if value is None else f"{value:.2f}"
 
 
 def _measures(title: str, part: dict) -> str:
@@ -67,7 +68,7 @@ def _measures(title: str, part: dict) -> str:
     reasons = "; ".join(f"{count} {reason}" for reason, count in part["reasons"].items())
     lines.append(
         f"\nWithout an answer: {100 * part['without_answer']:.1f} %{': ' * bool(reasons)}{reasons}. They "
-        f"count as infinitely far off in the median and the percentiles. "
+        f"count as infinitely far off in the median and the percentiles.\n\nTogether: "
         f"{_limits(part['limits'], 'and', 'at most')}: {100 * part['within']:.1f} % of all."
     )
     return "\n".join(lines)
