@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import registered
 import small
 import torch
 
@@ -103,6 +104,24 @@ def test_a_label_map_is_one_bone_too(simulate, tmp_path):
     assert shards.names == ("sacrum", "hip_left")
     assert shards.manifest["source"]["kind"] == "label map"
     assert shards[0].structures.shape == (2, 24, 24)
+
+
+def test_a_ct_is_one_bone_in_its_own_picture(simulate, tmp_path):
+    world = registered.write_world(tmp_path / "world")
+    ended = simulate(world.ct)
+    assert ended.status == 2 and "which of its voxels are the bone?" in ended.err
+    ended = simulate(world.ct, "--threshold", 400)
+    assert ended.status == 0, ended.err
+    assert "island" in ended.err  # only the largest piece is the bone
+    assert ShardSet(tmp_path / "set").manifest["source"]["kind"] == "ct"
+    divided = ("--segmentation", world.labels, "--labels", "sacrum=1", "hip_left=2")
+    ended = simulate(world.ct, *divided)
+    assert ended.status == 2 and "which differs" in ended.err
+    ended = simulate(
+        world.ct, "--segmentation", world.labels, "--labels", "sacrum=1", "hip_left=2", "--fresh"
+    )
+    assert ended.status == 0, ended.err
+    assert ShardSet(tmp_path / "set").names == ("sacrum", "hip_left")
 
 
 @pytest.mark.parametrize(

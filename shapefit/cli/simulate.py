@@ -44,7 +44,8 @@ def simulate(
         count: how many X-rays
         output: for shard-*.tar, each with its checksum, model.h5 (its mean is the template), manifest.json
         labels: the bone's structures: sacrum=1, or a name alone where the file or TotalSegmentator knows it
-        segmentation: a label map of the CT: its structures are the bone
+        segmentation: a label map of the CT: its structures are the bone; else the largest piece of what is as
+            dense as --threshold (in HU) is
         fresh: begin anew, whatever is in the folder
     """
     from shapefit.jobs import simulate_job

@@ -71,7 +71,7 @@ def _read_ct(path: Path, structures: Structures, segmentation: Path | None, sett
     volume = Volume.from_file(path)
     labels = {path.name.split(".")[0] or "ct": 1}
     if segmentation is not None:
-        volume, labels = _divided(volume, segmentation, structures)
+        volume, labels = divided(volume, segmentation, structures)
     try:
         attenuation = volume.attenuation(settings.energy, settings.threshold, settings.padding)
     except ValueError as error:
@@ -89,7 +89,7 @@ def _read_ct(path: Path, structures: Structures, segmentation: Path | None, sett
     return BoneFile(replace(attenuation, data=data).cropped(), labels, {})
 
 
-def _divided(volume: Volume, segmentation: Path, structures: Structures) -> tuple[Volume, dict[str, int]]:
+def divided(volume: Volume, segmentation: Path, structures: Structures) -> tuple[Volume, dict[str, int]]:
     """A CT with the structures of a label map, or of several on grids of their own."""
     labels: dict[str, int] = {}
     number = torch.full_like(volume.data, NO_STRUCTURE, dtype=torch.uint8)

@@ -18,6 +18,7 @@ from shapefit.fit.coarse import coarsened
 from shapefit.materials import attenuation_coefficient
 from shapefit.render.coordinates import SurfaceValues, render_coordinates
 from shapefit.render.xray import Bone, material_paths
+from shapefit.scene.ct import CTMatter, ct_line_integral
 from shapefit.scene.neighbours import Part, Surroundings, draw_implants, draw_neighbours, surroundings
 from shapefit.scene.picture import draw_picture, tissue
 from shapefit.scene.sample import Sample
@@ -36,6 +37,7 @@ class Stage:
     around: Surroundings
     shapes: Float[Tensor, "N V 3"] | None = None  # mm, bones that are drawn in turn, instead of random ones
     coefficients: Float[Tensor, "N K"] | None = None  # of these
+    ct: CTMatter | None = None  # of the one bone; pictures are then of it
     spheres: tuple[Part, Part] = field(default_factory=lambda: (_sphere(3), _sphere(2)))
 
 
@@ -70,7 +72,10 @@ def simulate_sample(stage: Stage, index: int, settings: SimulateSettings) -> Sam
     seen = render_coordinates(
         bone[None], model.faces, pose[None], camera, model.mean, model.structure, len(model.names)
     )
-    line = _line_integral(stage, bone, pose, camera, empty, settings, rng)
+    if stage.ct is None:
+        line = _line_integral(stage, bone, pose, camera, empty, settings, rng)
+    else:
+        line = ct_line_integral(stage.ct, stage.around, bone, pose, camera, empty, settings, rng)
     image, drawn = draw_picture(line, settings, rng)
     if empty:
         seen = SurfaceValues(*(torch.zeros_like(value) for value in seen))
