@@ -19,7 +19,7 @@ from shapefit.scene.network import SceneNetwork, decode, network_input
 from shapefit.scene.sample import Sample
 from shapefit.scene.train import rate_at, train_scene
 from shapefit.scene.train_batches import held_out_batches, sample_at, shown, training_batches
-from shapefit.scene.train_judge import judge
+from shapefit.scene.train_judge import judge, picture
 from shapefit.scene.train_team import join_team
 from shapefit.settings import TrainSceneSettings
 
@@ -234,12 +234,21 @@ def test_the_judge_knows_what_is_right():
 
     oracle = Oracle(torch.eye(3), torch.tensor([[0, 1, 2]]), ("ball",), SIDE, (8, 16))
     oracle.batches = list(held_out_batches(Spheres(50), SHORT, 4))
+    oracle.batches += [(first := oracle.batches[0])]
     with join_team(SHORT) as team:
         found = judge(oracle, held_out_batches(Spheres(50), SHORT, 4), SHORT, team)
+        seen = picture(oracle, first, team)
     assert found["error"] == pytest.approx(50, abs=1e-2) and found["error_90"] == pytest.approx(50, abs=1e-2)
     assert found["dice"] == found["dice_ball"] == 1
     assert found["std_ratio"] == pytest.approx(1, abs=0.01)  # of the three axes' root mean square
     assert found["within_std"] == pytest.approx(2 / 3)
+    # seven panels beside each other: the X-ray, entry, exit and structures, true and seen
+    assert seen.shape == (3, 8 * SIDE, 7 * SIDE)
+    panels = seen.unfold(2, SIDE, SIDE).permute(2, 0, 1, 3)
+    off = torch.where(first.structures[:, 0].reshape(-1, SIDE), 50 / 300, 0.0)
+    torch.testing.assert_close(panels[2][0] - panels[1][0], off, atol=1e-5, rtol=0)
+    torch.testing.assert_close(panels[3][0] - panels[4][0], off, atol=1e-5, rtol=0)
+    torch.testing.assert_close(panels[6], panels[5])
 
 
 def test_processes_together_learn_what_one_does(tmp_path):

@@ -22,7 +22,7 @@ from shapefit.io.checkpoint import read_checkpoint, write_checkpoint
 from shapefit.io.scene import write_scene
 from shapefit.scene.network import SceneNetwork, network_input, scene_loss
 from shapefit.scene.train_batches import Batch, Samples, held_out_batches, training_batches
-from shapefit.scene.train_judge import judge
+from shapefit.scene.train_judge import judge, picture
 from shapefit.scene.train_team import Team, join_team
 from shapefit.settings import TrainSceneSettings
 
@@ -30,6 +30,7 @@ CHECKPOINT, BEST, CURVES = "checkpoint.pt", "best.safetensors", "curves"
 # settings that may change when a training is resumed: they do not change what is learned
 FREE = ("save_every", "threads", "workers", "device")
 _TOLD_EVERY = 20  # steps between points of the curves
+_SHOWN = 6  # X-rays in the curves' pictures
 
 Progress = Callable[[str, float], None]
 
@@ -70,6 +71,7 @@ def train_scene(
                     start = time.monotonic()
                     if team.leads:
                         curves.tell("held_out", step, run.look(samples, step, folder, told))
+                        curves.show("held_out/seen", step, run.picture(samples))
                     team.wait()
                 if team.leads and (step % settings.save_every == 0 or step == settings.steps):
                     write_checkpoint(folder / CHECKPOINT, run.state(step, time.monotonic() - start))
@@ -167,6 +169,11 @@ class _Run:
             write_scene(folder / BEST, self.network)
         return found
 
+    def picture(self, samples: Samples) -> Tensor:
+        """The first held-out X-rays and what the network sees in them."""
+        first = next(held_out_batches(samples, self.settings, self.network.multiple))
+        return picture(self.network, Batch(*(part[:_SHOWN] for part in first)), self.team)
+
     def state(self, step: int, seconds: float) -> dict:
         """All that the rest of the training depends on."""
         return {
@@ -186,8 +193,10 @@ class _Run:
             return 0
         state = read_checkpoint(path, str(self.team.device))
         fixed = _fixed(self.settings)
-        if changed := [name for name, value in fixed.items() if state["settings"].get(name) != value]:
-            was = ", ".join(f"{name} {state['settings'].get(name)} (now {fixed[name]})" for name in changed)
+        # settings that are younger than the checkpoint were as they are by default
+        before = _fixed(TrainSceneSettings()) | state["settings"]
+        if changed := [name for name, value in fixed.items() if before[name] != value]:
+            was = ", ".join(f"{name} {before[name]} (now {fixed[name]})" for name in changed)
             raise ValueError(f"{path} was trained with {was}; train as before, or choose another output")
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -227,6 +236,10 @@ class _Curves:
             for name, value in values.items():
                 self.writer.add_scalar(f"{what}/{name}", value, step)
             self.writer.flush()
+
+    def show(self, what: str, step: int, image: Tensor) -> None:
+        if self.writer is not None:
+            self.writer.add_image(what, image, step)
 
     def close(self) -> None:
         if self.writer is not None:

@@ -4,6 +4,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
 
 from shapefit.scene.coordinates import Coordinates
 from shapefit.scene.network import SceneNetwork, decode, network_input, scene_loss
@@ -63,7 +66,40 @@ def judge(
     }
 
 
-def _errors(seen: Coordinates, batch: Batch) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def picture(network: SceneNetwork, batch: Batch, team: Team) -> Float[Tensor, "3 H W"]:
+    """What the network sees in a batch, one row for each X-ray, in [0, 1], to look at while it learns.
+
+    From left to right: the X-ray, black where it is not valid; true and predicted entry, whose x, y, z from
+    -150 to 150 mm are red, green, blue; the same of the exit; true and predicted structures, the first three.
+    """
+    network.eval()
+    with torch.inference_mode(), team.autocast():
+        raw = network(network_input(batch.image.to(team.device), batch.valid.to(team.device)))
+    network.train()
+    seen = decode(raw.cpu())
+    covered = batch.structures.any(1, keepdim=True)
+    found = (seen.structures > 0.5).any(1, keepdim=True)
+
+    def colours(points: Tensor, where: Tensor) -> Tensor:
+        return torch.where(where, (points / 300 + 0.5).clamp(0, 1), 0.0)
+
+    def masks(structures: Tensor) -> Tensor:
+        shown = structures[:, :3].to(torch.float32)
+        return functional.pad(shown, (0, 0, 0, 0, 0, 3 - shown.shape[1]))
+
+    panels = [
+        (batch.image * batch.valid)[:, None].expand(-1, 3, -1, -1),
+        colours(batch.entry, covered),
+        colours(seen.entry, found),
+        colours(batch.exit, covered),
+        colours(seen.exit, found),
+        masks(batch.structures),
+        masks(seen.structures),
+    ]
+    return torch.cat([torch.cat(list(panel), 1) for panel in panels], 2)
+
+
+def _errors(seen: Coordinates, batch: Batch) -> list[tuple[Tensor, Tensor]]:
     """(N, 3) errors in mm and (N) standard deviations of entry and exit, of the pixels that show bone."""
     covered = batch.structures.any(1)
     pairs = ((seen.entry, batch.entry, seen.entry_std), (seen.exit, batch.exit, seen.exit_std))
