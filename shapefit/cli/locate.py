@@ -33,7 +33,8 @@ def locate(
             exit_<i>.png, std_<i>.png and report.html
         camera: camera files (JSON), one per image; not needed for DICOM whose tags give the geometry
         network: a file of `shapefit train-scene`, or the name of one that comes with shapefit (pelvis-scene)
-        model: the shape model that the network was trained on, file or name (pelvis)
+        model: the shape model that the network was trained on, file or name (pelvis); the model.h5 of its
+            folder of X-rays always is
         polarity: how bone looks in the images: bone-dark, bone-bright or auto
         seen_from: from where the images show the patient: source or detector (then they are flipped)
         frame: which frame of an image with several, from 0
