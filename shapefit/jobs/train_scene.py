@@ -36,8 +36,9 @@ def train_scene_job(
     """Train a scene network on a folder of simulated X-rays -> `output` (.safetensors) and its record.
 
     With `simulate` the source is a shape model (path or name), and the X-rays are simulated while the network
-    learns. `init` is a network to begin from, of the same layout; its template is not taken over. The folder
-    <output without suffix>.training keeps checkpoint, curves and training.json, the record that is returned.
+    learns, on its device; each is seen once. `init` is a network to begin from, of the same layout; its
+    template is not taken over. The folder <output without suffix>.training keeps checkpoint, curves and
+    training.json, the record that is returned.
     Under `torchrun` all processes call this, and the first one writes.
     """
     if output.suffix != SUFFIX:
@@ -104,12 +105,13 @@ class _Simulated:
     stage: Stage
     settings: SimulateSettings
     count: int
+    device: str
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> Sample:
-        return simulate_sample(self.stage, index, self.settings)
+        return simulate_sample(self.stage, index, self.settings, self.device)
 
 
 def _samples(
@@ -121,9 +123,8 @@ def _samples(
         model = shards.model()
         return shards, model, _told(model, len(shards), json.dumps(shards.manifest["settings"]))
     model = read_model(source)
-    # each sample is seen once
     count = settings.held_out + settings.steps * settings.batch
-    samples = _Simulated(stage_of_model(model, simulate), simulate, count)
+    samples = _Simulated(stage_of_model(model, simulate), simulate, count, settings.device)
     return samples, model, _told(model, count, json.dumps(asdict(simulate)))
 
 

@@ -58,9 +58,10 @@ def stage_of_shapes(model: ShapeModel, shapes: Float[Tensor, "N V 3"], settings:
     return Stage(few, surroundings(few), bones, coefficients)
 
 
-def simulate_sample(stage: Stage, index: int, settings: SimulateSettings) -> Sample:
+def simulate_sample(stage: Stage, index: int, settings: SimulateSettings, device: str = "cpu") -> Sample:
     """Sample `index` of the set that (settings.seed, settings, stage) define.
 
+    Rays through meshes are followed on `device`; the sample lies on the CPU. Another device rounds otherwise.
     Raises ValueError for a negative number and where the prior of views does not show the bone.
     """
     rng = np.random.default_rng([settings.seed, index])
@@ -69,11 +70,12 @@ def simulate_sample(stage: Stage, index: int, settings: SimulateSettings) -> Sam
     camera = draw_camera(settings, rng)
     pose = draw_visible_pose(bone, camera, settings, rng)
     empty = bool(rng.random() < settings.empty)
-    seen = render_coordinates(
-        bone[None], model.faces, pose[None], camera, model.mean, model.structure, len(model.names)
-    )
+    mesh = (bone[None], model.faces, pose[None], model.mean, model.structure)
+    vertices, faces, placed, template, structure = (part.to(device) for part in mesh)
+    seen = render_coordinates(vertices, faces, placed, camera, template, structure, len(model.names))
+    seen = SurfaceValues(*(value.cpu() for value in seen))
     if stage.ct is None:
-        line = _line_integral(stage, bone, pose, camera, empty, settings, rng)
+        line = _line_integral(stage, bone, pose, camera, empty, settings, rng, device)
     else:
         line = ct_line_integral(stage.ct, stage.around, bone, pose, camera, empty, settings, rng)
     image, drawn = draw_picture(line, settings, rng)
@@ -112,6 +114,7 @@ def _line_integral(
     empty: bool,
     settings: SimulateSettings,
     rng: np.random.Generator,
+    device: str,
 ) -> Float[np.ndarray, "H W"]:
     """Attenuation along every ray, of bones in a body with gas, neighbours and perhaps metal."""
     model = stage.model
@@ -135,16 +138,15 @@ def _line_integral(
     parts += [*gas, Part(ball.vertices * radii + middle + shift, ball.faces)]
     materials += ["air"] * len(gas) + ["soft tissue"]
     scene = [] if empty else [(bone, model.faces, model.structure)]
-    vertices, faces, structure = _joined(
-        scene + [(*part, torch.zeros_like(part.faces[:, 0])) for part in parts]
-    )
+    joined = _joined(scene + [(*part, torch.zeros_like(part.faces[:, 0])) for part in parts])
+    vertices, faces, structure = (part.to(device) for part in joined)
     paths, names = material_paths(
-        vertices[None].float(), faces, pose[None].float(), camera, structure, materials,
+        vertices[None].float(), faces, pose[None].float().to(device), camera, structure, materials,
         [body] * body + [-1],
     )  # fmt: skip
     energy = rng.uniform(50.0, 85.0)
     line = np.zeros((camera.height, camera.width))
-    for name, length in zip(names, paths[0].double().numpy(), strict=True):
+    for name, length in zip(names, paths[0].double().cpu().numpy(), strict=True):
         density = rng.uniform(*_DENSITIES.get(name, (1.0, 1.0)))
         texture = 1 + (tissue(line.shape, rng) if name != "air" else 0)
         line += density * float(attenuation_coefficient(name, energy)) * texture * length
