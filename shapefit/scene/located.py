@@ -16,7 +16,7 @@ from shapefit.scene.coordinates import Coordinates
 from shapefit.scene.solve import Sight, Solution, shaped
 from shapefit.settings import LocateSettings
 
-LOST = math.radians(30)  # standard deviation of a rotation that is no answer
+LOST = math.radians(20)  # standard deviation of a rotation, all axes together, that is no answer
 
 
 @dataclass(frozen=True)

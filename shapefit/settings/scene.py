@@ -129,8 +129,8 @@ class LocateSettings:
     """mm, standard deviation along each axis of how far bones lie from what the shape model can be"""
     modes: int = 30
     """shape modes that are solved for; fewer if the model has fewer"""
-    independent: float = 60.0
-    """how many independent observations the correspondences of one view are worth: neighbours err alike"""
+    independent: float = 8.0
+    """how many independent observations the pixels of a whole bone in one view are worth: they err alike"""
     depth: float = 0.72
     """the bone's distance from the source that is expected where no pose is given, as a share of sdd"""
     depth_std: float = 0.03
