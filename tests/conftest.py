@@ -1,3 +1,4 @@
+import gc
 import os
 from pathlib import Path
 
@@ -23,9 +24,14 @@ if not torch.cuda.is_available():
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 THREADS = min(2, max(1, (os.cpu_count() or 1) // WORKERS))
 os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a thread that waits leaves its core to the other worker
 torch.set_num_threads(THREADS)
 numba.set_num_threads(min(THREADS, numba.config.NUMBA_NUM_THREADS))
 threadpool_limits(THREADS)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what was imported stays; looking for garbage in it would take longer than many a test
 
 
 @pytest.fixture(scope="session")
