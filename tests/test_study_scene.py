@@ -2,6 +2,8 @@
 
 import json
 import re
+import runpy
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,6 +95,14 @@ def oracle(study, monkeypatch):
     monkeypatch.setattr(scene_runs, "_known", remembered)
     monkeypatch.setattr(scene_runs, "locate_views", locate)
     return locate
+
+
+def test_the_study_says_what_it_measures(study, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["study_scene.py", "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(SCRIPTS / "study_scene.py"), run_name="__main__")
+    told = capsys.readouterr().out
+    assert end.value.code == 0 and "--left-out" in told and "fluoroscopy" in told
 
 
 def test_a_moved_bone_is_off_by_its_motion(study):
