@@ -26,7 +26,8 @@ def train_scene(
     Exit status 3: the loss was no longer a number.
 
     Args:
-        source: a folder that `shapefit simulate` wrote; with --on-the-fly a shape model: pelvis, or its file
+        source: a folder that `shapefit simulate` wrote; with --on-the-fly a shape model by file or
+            name (pelvis), or one bone: a closed mesh or a folder of meshes
         output: file of the network (.safetensors); <output without suffix>.training gets checkpoint, curves
             for TensorBoard and training.json
         init: a network to begin from, of the same layout: its file or name

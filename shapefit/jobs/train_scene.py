@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 
 from shapefit.io.atomic import prepare_output_dir, write_text
-from shapefit.io.model import read_model
 from shapefit.io.scene import SUFFIX, read_scene, write_scene
+from shapefit.jobs.simulate_source import read_source
 from shapefit.scene.network import SceneNetwork
 from shapefit.scene.sample import Sample
 from shapefit.scene.shards import ShardSet
-from shapefit.scene.simulate import Stage, simulate_sample, stage_of_model
+from shapefit.scene.simulate import Stage, simulate_sample
 from shapefit.scene.train import train_scene
 from shapefit.scene.train_batches import Samples
 from shapefit.settings import SimulateSettings, TrainSceneSettings
@@ -35,7 +35,7 @@ def train_scene_job(
 ) -> dict:
     """Train a scene network on a folder of simulated X-rays -> `output` (.safetensors) and its record.
 
-    With `simulate` the source is a shape model (path or name), and the X-rays are simulated while the network
+    With `simulate` the source is one for `read_source`, and the X-rays are simulated while the network
     learns, on its device; each is seen once. `init` is a network to begin from, of the same layout; its
     template is not taken over. The folder <output without suffix>.training keeps checkpoint, curves and
     training.json, the record that is returned.
@@ -122,10 +122,10 @@ def _samples(
         shards = ShardSet(source)
         model = shards.model()
         return shards, model, _told(model, len(shards), json.dumps(shards.manifest["settings"]))
-    model = read_model(source)
+    given = read_source(source, simulate)
     count = settings.held_out + settings.steps * settings.batch
-    samples = _Simulated(stage_of_model(model, simulate), simulate, count, settings.device)
-    return samples, model, _told(model, count, json.dumps(asdict(simulate)))
+    samples = _Simulated(given.stage, simulate, count, settings.device)
+    return samples, given.model, _told(given.model, count, json.dumps(asdict(simulate)))
 
 
 def _told(model: ShapeModel, count: int, simulated: str) -> dict[str, str]:
