@@ -134,7 +134,7 @@ def located(off: torch.Tensor, views: list[View], shares: float = 0.9, alone: bo
 
 NEAR = torch.tensor([0.04, -0.05, 0.03, 5.0, 4.0, -6.0], dtype=torch.float64)
 FAR = torch.tensor([0.0, 0.0, 1.3, 25.0, 0.0, 30.0], dtype=torch.float64)
-SHORT = replace(QUICK, starts=3, steps=(6, 6, 12))
+SHORT = replace(QUICK, starts=3, steps=(6, 6, 12), trust=0.1)
 
 
 def test_a_fit_goes_on_from_what_a_network_saw():

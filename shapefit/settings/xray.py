@@ -43,7 +43,7 @@ class FitSettings:
     """optimisation steps for all starts, for the finalists, and for the winner"""
     accept: float = 0.12
     """local correlation on the bone below which a fit from images alone is declared failed (0 to 1)"""
-    trust: float = 0.15
+    trust: float = 0.19
     """that correlation of a network's start, refined, below which the search over views is asked as well"""
     trust_inliers: float = 0.6
     """share of pixels that agree with a network's pose, below which it is asked as well (0 to 1)"""
