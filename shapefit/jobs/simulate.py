@@ -24,7 +24,8 @@ from shapefit.settings import CTSettings, MeshSettings, ShardSettings, SimulateS
 from shapefit.workers import Workers, one_thread
 
 _LIBRARIES = ("shapefit", "numpy", "scipy", "numba", "torch")  # what computes samples
-_CODE = ("scene.simulate_shard", "jobs.simulate_source")
+# the source has a checksum of its own; kernels are imported by name, where nobody sees it
+_CODE = ("scene.simulate_shard", "render._mesh_numba", "render._volume_numba")
 
 
 def simulate_job(
