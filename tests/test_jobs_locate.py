@@ -74,7 +74,8 @@ def test_a_bone_is_located_where_it_is_and_in_its_shape(job, world):
     assert record["converged"], record["reason"]
     found = torch.tensor(record["world_from_model"], dtype=torch.float64)
     vertices = se3.transform(found, world.model.instance(torch.tensor(record["coefficients"]).double()))
-    assert float((vertices - world.vertices).norm(dim=1).max()) < 0.5
+    # mm: of votes that may err by 2 mm, and the prior of shapes
+    assert float((vertices - world.vertices).norm(dim=1).max()) < 1.0
     mean = se3.transform(located.TRUTH, world.model.mean)
     assert float((mean - world.vertices).norm(dim=1).mean()) > 1  # the mean shape would not do
     written = read_surfaces(out)
