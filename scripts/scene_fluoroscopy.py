@@ -61,7 +61,7 @@ def one_view(
     if located.found:
         pictures["located"] = shadow(model, located.vertices, located.world_from_camera[0], view)
     record |= {"converged": False, "start": None}
-    if located.found or init != "scene":
+    if init != "none" and (located.found or init != "scene"):
         result = sf.fit_xrays(model, [bare], fit, init=begin(located, init))
         pictures["fitted"] = shadow(model, result.vertices, result.world_from_camera[0], view)
         record |= {"converged": result.converged, "agreement": result.terms[0]["agreement"]}
@@ -76,7 +76,8 @@ def one_view(
 def half(records: Sequence[dict]) -> dict:
     """Medians and failures of each stage; a view without an answer or a fit counts as 0 there."""
     figures: dict = {"views": len(records)}
-    for stage in STAGES:
+    fitted = any(r["start"] is not None for r in records)
+    for stage in STAGES if fitted else STAGES[:-1]:
         values = [mean(r["dice"][stage].values()) if stage in r["dice"] else 0.0 for r in records]
         sides = sorted({name for r in records for name in r["dice"].get(stage, {})})
         figures[stage] = {
@@ -88,7 +89,7 @@ def half(records: Sequence[dict]) -> dict:
             },
         }
     figures["not_located"] = sorted(r["view"] for r in records if not r["found"])
-    figures["fit_not_converged"] = sorted(r["view"] for r in records if not r["converged"])
+    figures["fit_not_converged"] = sorted(r["view"] for r in records if fitted and not r["converged"])
     return figures
 
 
@@ -98,7 +99,7 @@ def table(result: dict) -> str:
         "| views | stage | median Dice | least | below 0.7 |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for name, figures in result["halves"].items():
-        for stage in STAGES:
+        for stage in filter(figures.get, STAGES):
             row = figures[stage]
             lines.append(
                 f"| {name}, {figures['views']} | {stage} | {row['median']:.3f} | {row['least']:.3f} | "

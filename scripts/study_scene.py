@@ -155,7 +155,7 @@ def main(
     simulate: SimulateSettings = SimulateSettings(seed=2_000_000, deformation=0.0),
     locate: LocateSettings = LocateSettings(),
     fit: FitSettings = FitSettings(free_views=True),
-    init: Literal["auto", "scene", "prior"] = "auto",
+    init: Literal["auto", "scene", "prior", "none"] = "auto",
 ) -> None:
     """Measure what a scene network locates.
 
@@ -164,9 +164,12 @@ def main(
         output: folder for runs.jsonl, scene.json, scene.md and scene.png
         network: a network's file, or the name of one that comes with shapefit
         model: the shape model with its training shapes, or, for one bone, a model without modes
-        init: where fits begin: auto (the network, if it is believed), scene (only there) or prior (a search)
+        init: where fits begin: auto (the network, if it is believed), scene (only there), prior (a search),
+            or none: real views are located and not fitted
         data: the archive of real views (image, segmentation, valid, view, pixel_spacing_mm, sdd_mm)
     """
+    if what == "refined" and init == "none":
+        sys.exit("fits that are refined begin somewhere: --init auto, scene or prior")
     prepare_output_dir(output)
     seer, bones = read_scene(network), sf.read_model(model)
     about = {"what": what, "network": Path(network).name, "model": Path(model).name, "locate": asdict(locate)}

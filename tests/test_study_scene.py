@@ -261,6 +261,7 @@ def test_real_views_are_judged_stage_by_stage_and_in_halves(study):
         return {
             "view": f"view_{number}",
             "found": located is not None,
+            "start": {"kind": "prior"},
             "converged": fitted > 0.8,
             "dice": dice,
         }
@@ -275,6 +276,8 @@ def test_real_views_are_judged_stage_by_stage_and_in_halves(study):
     assert figures["not_located"] == figures["fit_not_converged"] == ["view_1"]
     text = real.table({"halves": {"all": figures, "even": real.half(records[::2])}})
     assert "| even, 2 | fitted | 0.925 | 0.900 | 0 |" in text and "view_1" in text
+    only_located = real.half([record | {"start": None} for record in records])
+    assert "fitted" not in only_located and only_located["located"] == figures["located"]
 
 
 def test_a_real_view_goes_through_all_stages(study, files, oracle, monkeypatch, tmp_path):
