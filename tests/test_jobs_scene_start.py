@@ -210,6 +210,8 @@ def test_a_registration_begins_where_the_network_saw_the_bone(world, model, netw
         meshes, *settings, with_landscape=False, network=network(()), model=model, init="scene"
     )
     assert not blind["converged"] and blind["reason"] == "no pelvis in these images"
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "no pelvis in these images" in page and "loss nan" not in page
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"fit.json", "report.html"}
 
 

@@ -78,7 +78,8 @@ def register(
         print(f"begun {said}")
     for view in record["views"]:
         terms = ", ".join(f"{name} {value:.3f}" for name, value in view["terms"].items())
-        print(f"{view['name']}: loss {view['loss']:.4f} ({terms})")
+        if terms:
+            print(f"{view['name']}: loss {view['loss']:.4f} ({terms})")
     print(f"{record['seconds']:.1f} s")
     print(output / "report.html")
     if not record["converged"]:

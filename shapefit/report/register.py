@@ -81,7 +81,8 @@ def _facts(record: dict) -> str:
     agreement = [view["terms"]["agreement"] for view in views if "agreement" in (view["terms"] or {})]
     if agreement:
         items.append(("correlation on the bone", number(sum(agreement) / len(agreement), 3), ""))
-    items.append(("loss", number(sum(view["loss"] for view in views) / len(views), 3), ""))
+    if math.isfinite(loss := sum(view["loss"] for view in views) / len(views)):
+        items.append(("loss", number(loss, 3), ""))
     turn, shift = moved(record)
     items += [("turned from the start by", number(turn, 1), "°"), ("moved by", number(shift, 1), "mm")]
     items.append(("time", number(float(record["seconds"]), 1), "s"))
@@ -103,9 +104,10 @@ def _images(record: dict, drawn: Sequence[Drawn], colours: dict[str, str]) -> st
     for view, entry in zip(drawn, record["views"], strict=True):
         terms = ", ".join(f"{escape(readable(k))} {v:.3f}" for k, v in (entry["terms"] or {}).items())
         camera = entry["camera"]
+        loss = f"loss {entry['loss']:.3f}{f' ({terms})' if terms else ''}; "
         about = (
-            f"<h3>{escape(view.name)}</h3><p class=note>loss {entry['loss']:.3f}"
-            f"{f' ({terms})' if terms else ''}; {camera['width']} &times; {camera['height']} px of "
+            f"<h3>{escape(view.name)}</h3><p class=note>{loss if math.isfinite(entry['loss']) else ''}"
+            f"{camera['width']} &times; {camera['height']} px of "
             f"{camera['delx']:.4g} &times; {camera['dely']:.4g} mm, source to detector "
             f"{camera['sdd']:.4g} mm, source to bone {view.depth:.0f} mm</p>"
         )
