@@ -174,7 +174,7 @@ def test_single_precision_gradients_are_those_of_double(kind):
     results = []
     for dtype in (torch.float64, torch.float32):
         x = torch.zeros(11, dtype=dtype, requires_grad=True)
-        v = scene.vertices.to(dtype).requires_grad_()
+        v = scene.vertices.to(dtype).clone().requires_grad_()
         image = scene.images(x, v[None])
         assert image.dtype == dtype
         results.append(torch.autograd.grad(weighted_sum(image).sum(), (x, v)))

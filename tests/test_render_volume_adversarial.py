@@ -344,7 +344,7 @@ def test_no_views_and_no_pixels_are_empty_images(backend, method):
 def test_results_are_the_same_bits_on_every_run(backend, method):
     given = scene(1 if backend != "triton" else 0)
     poses = torch.stack([given.camera_from_world] * 2).requires_grad_()
-    data = given.volume.data.float().requires_grad_()
+    data = given.volume.data.float().clone().requires_grad_()
     given = given._replace(volume=replace(given.volume, data=data))
     runs = []
     for _ in range(2):
@@ -367,7 +367,7 @@ for method in METHODS:
     runs = []
     for threads in (1, 2, 3):
         numba.set_num_threads(threads)
-        data = given.volume.data.float().requires_grad_()
+        data = given.volume.data.float().clone().requires_grad_()
         poses = given.camera_from_world[None].clone().requires_grad_()
         image = views(given._replace(volume=replace(given.volume, data=data)), poses, "numba", method)
         runs.append((image.detach(), *torch.autograd.grad(image.square().sum(), (data, poses))))

@@ -165,7 +165,7 @@ def test_gradients_of_a_batch_are_the_sums_of_those_of_its_views(backend, method
 def test_single_precision_gradients_are_those_of_double(backend, method):
     given, results = scene(6 if backend != "triton" else 0), []
     for dtype in (torch.float64, torch.float32):
-        data = given.volume.data.float().to(dtype).requires_grad_()
+        data = given.volume.data.float().to(dtype).clone().requires_grad_()
         poses = given.camera_from_world[None].to(dtype).requires_grad_()
         image = views(given._replace(volume=replace(given.volume, data=data)), poses, backend, method)
         assert image.dtype == dtype
@@ -189,7 +189,7 @@ def operands(method, listed=False, seed=7):
     lengths = ray_lengths(given.camera).flatten()
     lengths = lengths[pixels] if listed else lengths
     tensors = [given.volume.data.clone(), source.clone(), direction.clone(), lengths]
-    data, source, direction, lengths = (tensor.contiguous().requires_grad_() for tensor in tensors)
+    data, source, direction, lengths = (tensor.contiguous().clone().requires_grad_() for tensor in tensors)
     return data, given.volume.structure, source, direction, pixels, lengths, 4, 3, method, 0.37
 
 

@@ -14,7 +14,7 @@ from shapefit.camera import Camera, world_from_view
 from shapefit.mesh import SurfaceTree, surface_tree
 from shapefit.scene import pnp
 from shapefit.scene.coordinates import Coordinates
-from shapefit.scene.located import Located, absence, bone_in_words, judge
+from shapefit.scene.located import Located, absence, bone_in_words, judge, shadow_overlap
 from shapefit.scene.network import SceneNetwork, look
 from shapefit.scene.solve import Carried, Sight, carry, solve
 from shapefit.settings import LocateSettings
@@ -104,9 +104,21 @@ def locate_looks(
         for number, (one, votes) in enumerate(zip(near, carried, strict=True))
     ]
     solution = solve(sights, poses, model.mean.double().mean(0), settings)
-    judgement = judge(sights, solution, bone, [one.name for one in near], posed, settings)
     rest = model.modes - modes
     coefficients = torch.nn.functional.pad(solution.coefficients, (0, rest))
+    instance = model.instance(coefficients)
+    overlaps = [
+        shadow_overlap(
+            here,
+            one.valid,
+            one.camera,
+            sight.camera_from_world @ solution.poses[sight.pose],
+            instance,
+            model.faces,
+        )
+        for (one, here), sight in zip(used, sights, strict=True)
+    ]
+    judgement = judge(sights, solution, overlaps, bone, [one.name for one in near], posed, settings)
     covariance = torch.block_diag(solution.covariance, torch.eye(rest, dtype=torch.float64))
     world_from_model = solution.poses[0] if posed else torch.eye(4, dtype=torch.float64)
     world_from_camera = _given(looks) if posed else se3.inverse(solution.poses)
@@ -114,7 +126,7 @@ def locate_looks(
     shares, excess = zip(*(next(told) if there else (0.0, 1.0) for there in shows), strict=True)
     return Located(
         coefficients, world_from_model, world_from_camera,
-        se3.transform(world_from_model, model.instance(coefficients)), covariance,
+        se3.transform(world_from_model, instance), covariance,
         list(shares), judgement.found, judgement.reason, list(excess),
         [one.seen for one in looks], [one.camera for one in looks], covered, posed,
     )  # fmt: skip

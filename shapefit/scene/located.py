@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from shapefit import se3
 from shapefit.camera import Camera
+from shapefit.render import render_depths
 from shapefit.scene import pnp
 from shapefit.scene.coordinates import Coordinates
 from shapefit.scene.solve import Sight, Solution, shaped
@@ -69,15 +70,16 @@ class Judgement(NamedTuple):
 def judge(
     sights: Sequence[Sight],
     solution: Solution,
+    overlaps: Sequence[float],
     bone: str,
     names: Sequence[str],
     posed: bool,
     settings: LocateSettings,
 ) -> Judgement:
-    """Whether enough pixels agree on a solution, and on one that can be.
+    """Whether enough pixels agree on a solution, on one that can be, and whose shadow is what is seen.
 
-    Views whose poses are given vote together; otherwise each must agree with its own pose. `bone` and
-    `names` (one per sight) are the words for the bone and the views.
+    Views whose poses are given vote together; otherwise each must agree with its own pose. `overlaps` are
+    those of `shadow_overlap`; `bone` and `names` (one per sight) are the words for the bone and the views.
     """
     shares, refusals = [], []
     for sight in sights:
@@ -99,10 +101,35 @@ def judge(
     for refusal in refusals:
         if refusal:
             return Judgement(False, f"the {bone} {refusal}", shares)
+    overlap = sum(overlaps) / len(overlaps) if posed else min(overlaps)
+    if overlap < settings.least_overlap:
+        looks_like = f"no {bone}: where it would lie, its shadow is not what looks like it"
+        return Judgement(
+            False, f"{looks_like} (Dice {overlap:.2f}, below {settings.least_overlap:g})", shares
+        )
     turns = solution.covariance.diagonal()[: 6 * len(solution.poses)].reshape(-1, 6)[:, :3].sum(1)
     if not float(turns.max()) < LOST**2:
         return Judgement(False, f"what is seen of the {bone} does not tell its pose", shares)
     return Judgement(True, f"{agreement}, at least {settings.least_inliers:.0%}", shares)
+
+
+def shadow_overlap(
+    covered: Bool[Tensor, "H W"],
+    valid: Bool[Tensor, "H W"],
+    camera: Camera,
+    camera_from_model: Float[Tensor, "4 4"],
+    vertices: Float[Tensor, "V 3"],
+    faces: Int[Tensor, "F 3"],
+) -> float:
+    """Dice of a located bone's shadow (vertices in mm, model frame) with the pixels that seem to show it.
+
+    What is no bone may agree on a pose, but seldom fills the bone's shadow.
+    """
+    if float(se3.transform(camera_from_model, vertices)[:, 2].min()) <= 0:
+        return 0.0
+    first, _ = render_depths(vertices.float()[None], faces, camera_from_model[None], camera)
+    shadow = (first[0, 0] > 0) & valid
+    return float(2 * (shadow & covered).sum() / (shadow.sum() + covered.sum()).clamp(min=1))
 
 
 def _impossible(depth: Float[Tensor, " N"], agree: Bool[Tensor, " N"], sight: Sight) -> str:

@@ -123,6 +123,8 @@ class LocateSettings:
     """pixels of the network's image by which an inlier may miss"""
     least_inliers: float = 0.4
     """share of inliers below which there is no answer"""
+    least_overlap: float = 0.7
+    """Dice of the located bone's shadow with what seems to be the bone, below which there is none (0 to 1)"""
     pixel: float = 0.5
     """pixels of the network's image, standard deviation of what a pixel's own size adds to a miss"""
     beyond: float = 1.5
