@@ -15,6 +15,7 @@ import torch
 
 from shapefit.io.atomic import atomic_path
 from shapefit.io.hdf5_json import open_hdf5_json
+from shapefit.io.shipped import shipped_file
 from shapefit.io.statismo import Statismo, read_statismo
 from shapefit.shape_model import Landmarks, ShapeModel, no_landmarks
 
@@ -26,19 +27,7 @@ def model_path(path_or_name: str | Path) -> Path:
 
     Raises ValueError naming the models there are.
     """
-    path = Path(path_or_name)
-    if path.is_file():
-        return path
-    package = Path(__file__).resolve().parents[1]
-    known: dict[str, Path] = {}
-    for folder in (package / "models", package.parent / "models", Path("models")):
-        for file in sorted(folder.glob("*/*.h5")) if folder.is_dir() else []:
-            if file.stem == file.parent.name:
-                known.setdefault(file.stem, file)
-    if str(path_or_name) in known:
-        return known[str(path_or_name)]
-    names = ", ".join(known) or "none installed"
-    raise ValueError(f"{path_or_name}: no such model file, nor the name of a model ({names})")
+    return shipped_file(path_or_name, ".h5", "model file", "a model")
 
 
 def write_model(path: str | Path, model: ShapeModel, extras: bool = True) -> None:

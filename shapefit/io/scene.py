@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from shapefit.io.atomic import atomic_path
+from shapefit.io.shipped import shipped_file
 from shapefit.scene.network import SceneNetwork
 
 SCHEMA = "shapefit-scene/1"
@@ -27,19 +28,7 @@ def scene_path(path_or_name: str | Path) -> Path:
 
     Raises ValueError naming the networks there are.
     """
-    path = Path(path_or_name)
-    if path.is_file():
-        return path
-    package = Path(__file__).resolve().parents[1]
-    known: dict[str, Path] = {}
-    for folder in (package / "models", package.parent / "models", Path("models")):
-        for file in sorted(folder.glob(f"*/*{SUFFIX}")) if folder.is_dir() else []:
-            if file.stem == file.parent.name:
-                known.setdefault(file.stem, file)
-    if str(path_or_name) in known:
-        return known[str(path_or_name)]
-    names = ", ".join(known) or "none installed"
-    raise ValueError(f"{path_or_name}: no such file of a scene network, nor the name of one ({names})")
+    return shipped_file(path_or_name, SUFFIX, "file of a scene network", "one")
 
 
 def write_scene(path: str | Path, network: SceneNetwork) -> None:
