@@ -123,15 +123,15 @@ def draw_implants(
     for _ in range(int(rng.integers(1, 5))):
         start = middle + torch.from_numpy(rng.uniform(-0.4, 0.4, 3)) * extent
         end = start + _direction(rng) * rng.uniform(25, 110)
-        parts.append(_solid([("capsule", start, end, rng.uniform(1.0, 4.0))], 2.0))
+        parts.append(_solid([(start, end, rng.uniform(1.0, 4.0))], 2.0))
     if len(around.sockets) and rng.random() < 0.3:
         place = around.sockets[int(rng.integers(len(around.sockets)))].double()
         outward = torch.tensor([float(place[0].sign()), 0.0, 0.0], dtype=torch.float64)
         knee = place[:3] + 38 * outward + torch.tensor([0.0, 0.0, -38.0], dtype=torch.float64)
         tip = knee + torch.tensor([0.0, 0.0, -130.0], dtype=torch.float64) - 10 * outward
         head = float(place[3]) * 0.6
-        pieces = [("capsule", place[:3], place[:3], head), ("capsule", place[:3], knee, 6.0),
-                  ("capsule", knee, tip, 7.0)]  # fmt: skip
+        pieces = [(place[:3], place[:3], head), (place[:3], knee, 6.0),
+                  (knee, tip, 7.0)]  # fmt: skip
         parts.append(_solid(pieces, 3.0))
     return parts
 
@@ -141,11 +141,11 @@ def femur() -> Part:
     """The upper half of a right femur about the centre of its head, RAS, mm."""
     return _solid(
         [
-            ("capsule", (0, 0, 0), (0, 0, 0), 23.0),
-            ("capsule", (8, 0, -6), (48, 0, -38), 15.0),
-            ("capsule", (60, -6, -18), (60, -4, -45), 17.0),
-            ("capsule", (40, -18, -72), (44, -10, -76), 9.0),
-            ("capsule", (54, 0, -55), (48, 4, -260), 15.5),
+            ((0, 0, 0), (0, 0, 0), 23.0),
+            ((8, 0, -6), (48, 0, -38), 15.0),
+            ((60, -6, -18), (60, -4, -45), 17.0),
+            ((40, -18, -72), (44, -10, -76), 9.0),
+            ((54, 0, -55), (48, 4, -260), 15.5),
         ],
         7.0,
     )
@@ -154,17 +154,17 @@ def femur() -> Part:
 @cache
 def vertebra() -> Part:
     """A lumbar vertebra about the middle of its body, RAS, mm."""
-    disc = [("capsule", (x, y, z), (x, y, z), 9.0) for x, y in _ellipse(16.0, 10.0, 10) for z in (-5.0, 5.0)]
+    disc = [((x, y, z), (x, y, z), 9.0) for x, y in _ellipse(16.0, 10.0, 10) for z in (-5.0, 5.0)]
     return _solid(
         [
             *disc,
-            ("capsule", (-8, 0, 0), (8, 0, 0), 14.0),
-            *(("capsule", (14 * s, -16, 4), (17 * s, -36, 2), 5.5) for s in (-1, 1)),
-            *(("capsule", (16 * s, -32, 4), (38 * s, -38, 6), 4.0) for s in (-1, 1)),
-            *(("capsule", (17 * s, -38, 14), (17 * s, -40, -20), 6.0) for s in (-1, 1)),
-            ("capsule", (-16, -40, 0), (0, -48, -2), 4.5),
-            ("capsule", (16, -40, 0), (0, -48, -2), 4.5),
-            ("capsule", (0, -48, -2), (0, -72, -8), 5.0),
+            ((-8, 0, 0), (8, 0, 0), 14.0),
+            *(((14 * s, -16, 4), (17 * s, -36, 2), 5.5) for s in (-1, 1)),
+            *(((16 * s, -32, 4), (38 * s, -38, 6), 4.0) for s in (-1, 1)),
+            *(((17 * s, -38, 14), (17 * s, -40, -20), 6.0) for s in (-1, 1)),
+            ((-16, -40, 0), (0, -48, -2), 4.5),
+            ((16, -40, 0), (0, -48, -2), 4.5),
+            ((0, -48, -2), (0, -72, -8), 5.0),
         ],
         4.5,
     )
@@ -177,29 +177,28 @@ def _ellipse(x: float, y: float, count: int) -> list[tuple[float, float]]:
 
 def _shaft(middle: Tensor, extent: float, rng: np.random.Generator) -> Part:
     start = middle + _direction(rng) * rng.uniform(0.3, 0.6) * extent
-    return _solid([("capsule", start, start + _direction(rng) * extent * rng.uniform(0.3, 0.8),
+    return _solid([(start, start + _direction(rng) * extent * rng.uniform(0.3, 0.8),
                     0.06 * extent)], 0.03 * extent)  # fmt: skip
 
 
 def _solid(pieces: Sequence[tuple], cell: float) -> Part:
     """Union of capsules (start, end, radius) as a closed mesh, sampled by cells of so many mm."""
-    ends = [(np.asarray(a, float), np.asarray(b, float), float(r)) for _, a, b, r in pieces]
+    ends = [(np.asarray(a, float), np.asarray(b, float), float(r)) for a, b, r in pieces]
     low = np.min([np.minimum(a, b) - r for a, b, r in ends], 0) - 2 * cell
     high = np.max([np.maximum(a, b) + r for a, b, r in ends], 0) + 2 * cell
     axes = [np.arange(lo, hi + cell, cell) for lo, hi in zip(low, high, strict=True)]
     points = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
-    field = np.full(points.shape[:3], np.inf)
-    for a, b, r in ends:
+    field = np.empty(0)
+    for number, (a, b, r) in enumerate(ends):
         along = b - a
         share = ((points - a) @ along / max(along @ along, 1e-12)).clip(0, 1)
         distance = np.linalg.norm(points - a - share[..., None] * along, axis=-1) - r
+        if number == 0:
+            field = distance
+            continue
         # a smooth minimum, so that pieces flow into one another
-        blend = (
-            np.clip(0.5 + 0.5 * (field - distance) / (1.5 * cell), 0, 1) if np.isfinite(field[0, 0, 0]) else 1
-        )
-        field = distance if np.isscalar(blend) else (
-            field * (1 - blend) + distance * blend - 1.5 * cell * blend * (1 - blend)
-        )  # fmt: skip
+        blend = np.clip(0.5 + 0.5 * (field - distance) / (1.5 * cell), 0, 1)
+        field = field * (1 - blend) + distance * blend - 1.5 * cell * blend * (1 - blend)
     vertices, faces, _, _ = marching_cubes(field, 0.0, spacing=(cell, cell, cell))
     part = Part(torch.from_numpy(vertices.astype(np.float64) + low), torch.from_numpy(faces.astype(np.int64)))
     return part if float(volume(*part)) > 0 else Part(part.vertices, part.faces.flip(1))
