@@ -116,15 +116,15 @@ def network_input(
 def decode(raw: Float[Tensor, "B C H W"]) -> Coordinates:
     """The network's output as coordinates in mm, their standard deviations, and probabilities."""
     raw = raw.to(torch.float32)
-    std = UNIT * (0.5 * _log_variance(raw)).exp()
+    std = UNIT * (0.5 * _log_variance(raw[:, 6:_COORDINATES])).exp()
     return Coordinates(
         UNIT * raw[:, 0:3], UNIT * raw[:, 3:6], std[:, 0], std[:, 1], raw[:, _COORDINATES:].sigmoid()
     )
 
 
-def _log_variance(raw: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 2 H W"]:
+def _log_variance(spread: Float[Tensor, "B 2 H W"]) -> Float[Tensor, "B 2 H W"]:
     """Of entry and exit, in UNIT^2: never below FLOOR, which would stop the others from learning."""
-    return (FLOOR + functional.softplus(raw[:, 6:_COORDINATES] - FLOOR)).clamp_max(CEILING)
+    return (FLOOR + functional.softplus(spread - FLOOR)).clamp_max(CEILING)
 
 
 def scene_loss(
@@ -143,23 +143,25 @@ def scene_loss(
     Sums over pixels are divided by the size of the image, not by the pixels that are covered: the mean of
     the losses of two halves of a batch is the loss of the batch.
     """
-    raw = raw.to(torch.float32)
-    covered = structures.any(1).to(raw)
-    log_variance = _log_variance(raw)
+    # split at once: the gradient of a slice is as large as the whole
+    *points, spread, logits = raw.to(torch.float32).split((3, 3, 2, structures.shape[1]), 1)
+    mask = structures.to(logits)
+    covered = mask.amax(1)
     terms = {}
-    for name, first, target in (("entry", 0, entry), ("exit", 3, exit)):
-        log_var = log_variance[:, first // 3]
-        error = (raw[:, first : first + 3] - target.to(raw) / UNIT).square().sum(1)
+    log_variances = _log_variance(spread).unbind(1)
+    for name, point, target, log_var in zip(
+        ("entry", "exit"), points, (entry, exit), log_variances, strict=True
+    ):
+        error = (point - target.to(point) / UNIT).square().sum(1)
         likelihood = 0.5 * error * (-log_var).exp() + 1.5 * log_var
         weight = (settings.beta * log_var.detach()).exp()
         terms[name] = (likelihood * weight * covered).mean()
-    logits, mask = raw[:, _COORDINATES:], structures.to(raw)
     probability = logits.sigmoid()
     both, either = (probability * mask).sum((2, 3)), probability.sum((2, 3)) + mask.sum((2, 3))
     dice = (2 * both + 1) / (either + 1)  # 1 pixel: a structure that is absent is not all or nothing
     cross_entropy = functional.binary_cross_entropy_with_logits(logits, mask)
     terms["structures"] = settings.structure_weight * (cross_entropy + 1 - dice.mean())
-    return {"loss": sum(terms.values(), torch.zeros_like(log_variance[0, 0, 0, 0])), **terms}
+    return {"loss": sum(terms.values(), torch.zeros_like(cross_entropy)), **terms}
 
 
 def look(network: SceneNetwork, view: View) -> tuple[Coordinates, Camera]:

@@ -128,6 +128,7 @@ class _Run:
                 {"params": free, "weight_decay": 0.0},
             ],
             lr=settings.rate,
+            fused=True,
         )
         self.scaler = torch.amp.GradScaler(team.device.type, enabled=team.precision is torch.float16)
         self.history: list[dict[str, float]] = []
