@@ -18,14 +18,24 @@ from shapefit.io.checkpoint import read_checkpoint
 from shapefit.scene.network import SceneNetwork, decode, network_input
 from shapefit.scene.sample import Sample
 from shapefit.scene.train import rate_at, train_scene
-from shapefit.scene.train_batches import held_out_batches, sample_at, shown, training_batches
+from shapefit.scene.train_batches import (
+    LEAST_SIDE,
+    TURN,
+    Batch,
+    crop,
+    held_out_batches,
+    sample_at,
+    shown,
+    training_batches,
+)
 from shapefit.scene.train_judge import judge, picture
 from shapefit.scene.train_team import join_team
 from shapefit.settings import TrainSceneSettings
 
 SETTINGS = TrainSceneSettings(
-    steps=60, batch=8, held_out=16, judge_every=30, save_every=20, warmup=5, precision="float32", threads=1
-)
+    steps=60, batch=8, held_out=16, judge_every=30, save_every=20, warmup=5, precision="float32", threads=1,
+    cropped=0.0,  # a sphere does not show how far it is turned
+)  # fmt: skip
 SHORT = replace(SETTINGS, steps=20, judge_every=10, save_every=4)
 SIDE, RADIUS = 16, 50.0  # pixels; mm
 
@@ -164,7 +174,7 @@ def test_every_epoch_shows_every_sample_once_in_an_order_of_its_own():
 
 
 def test_what_a_step_sees_depends_on_neither_processes_nor_where_it_began():
-    settings = replace(SHORT, hidden=0.8)
+    settings = replace(SHORT, hidden=0.8, cropped=0.5)
     samples = Spheres(50)
     alone = list(training_batches(samples, settings, 4))
     later = list(training_batches(samples, settings, 4, first=13))
@@ -203,6 +213,48 @@ def test_parts_of_some_samples_are_hidden():
     assert 0.4 < whole < 0.65  # a margin may be empty
     assert min(shares) > 0.1
     assert all(shown(rng, (40, 30), share=0.0).all() for _ in range(20))
+
+
+def _placed(height: int, width: int) -> Batch:
+    """An image whose pixels know their places: columns and rows in the coordinates, columns as brightness."""
+    i, j = torch.meshgrid(torch.arange(float(height)), torch.arange(float(width)), indexing="ij")
+    place = torch.stack([j, i, torch.zeros_like(i)])
+    return Batch(j / width, (i + j) % 3 > 0, place, place + 100, ((i + j) % 3 > 0)[None])
+
+
+@pytest.mark.parametrize("size", [(48, 32), (32, 48), (40, 40)])
+def test_a_crop_is_another_cameras_view_of_the_same_rays(size: tuple[int, int]):
+    rng = np.random.default_rng(0)
+    whole = _placed(*size)
+    i, j = np.mgrid[: size[0], : size[1]]
+    out = np.stack([np.ones(i.size), j.ravel(), i.ravel()], 1)
+    turns, scales = [], []
+    for _ in range(50):
+        part = crop(rng, whole)
+        x, y = part.entry[0].double().numpy(), part.entry[1].double().numpy()
+        (_, a, b), *_ = np.linalg.lstsq(out, x.ravel(), rcond=None)
+        found = np.linalg.lstsq(out, np.stack([x.ravel(), y.ravel()], 1), rcond=None)[0]
+        assert np.abs(out @ found - np.stack([x.ravel(), y.ravel()], 1)).max() < 1.0  # to the nearest pixel
+        assert np.allclose(found[2], [-found[1, 1], found[1, 0]], atol=0.02)  # turned and scaled alone
+        turns.append(np.degrees(np.arctan2(-b, a)))
+        scales.append(np.hypot(a, b))
+        # all of a ray goes together, and brightness is read between pixels
+        assert torch.equal(part.exit, part.entry + 100)
+        assert torch.equal(part.structures[0], part.valid)
+        assert torch.equal(part.valid, (part.entry[0] + part.entry[1]) % 3 > 0)
+        assert np.allclose(size[1] * part.image.numpy().ravel(), out @ found[:, 0], atol=0.3)
+    assert np.abs(turns).max() < TURN + 0.5 and np.std(turns) > TURN / 4
+    assert max(scales) <= 1.01 and min(scales) > 0.6 * LEAST_SIDE
+
+
+def test_no_sample_is_cropped_unless_asked_for():
+    samples = Spheres(50)
+    alone, cropped = (
+        next(training_batches(samples, replace(SHORT, hidden=0.0, cropped=share), 4)) for share in (0.0, 1.0)
+    )
+    whole = {samples[i].image.numpy().tobytes() for i in range(50)}
+    assert all(image.numpy().tobytes() in whole for image in alone.image)
+    assert not any(image.numpy().tobytes() in whole for image in cropped.image)
 
 
 def test_batches_are_padded_to_what_the_network_takes():

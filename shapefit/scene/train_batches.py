@@ -1,5 +1,6 @@
 """Simulated X-rays in the order in which a network sees them: a pure function of the seed and the step."""
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -13,6 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from shapefit.scene.sample import Sample
 from shapefit.settings import TrainSceneSettings
+
+TURN = 10.0  # degrees, the most that a crop is turned
+LEAST_SIDE = 0.7  # of the largest crop that fits, the smallest one's sides
 
 
 @runtime_checkable
@@ -91,14 +95,15 @@ class _Trained(Dataset):
     def __init__(self, samples: Samples, settings: TrainSceneSettings) -> None:
         self.samples = samples
         self.seed = settings.seed
-        self.hidden = settings.hidden
+        self.hidden, self.cropped = settings.hidden, settings.cropped
         self.count = len(samples) - settings.held_out
 
     def __getitem__(self, position: int) -> Batch:
         sample = self.samples[sample_at(position, self.count, self.seed)]
         # 1: not the stream of the order
         rng = np.random.default_rng((self.seed, position, 1))
-        return _one(sample, shown(rng, sample.image.shape, self.hidden))
+        batch = _one(sample, shown(rng, sample.image.shape, self.hidden))
+        return crop(rng, batch) if rng.random() < self.cropped else batch
 
 
 class _HeldOut(Dataset):
@@ -139,6 +144,31 @@ def shown(rng: np.random.Generator, size: Sequence[int], share: float) -> Bool[T
         j = torch.arange(width) - (width - 1) / 2
         valid = i**2 + j**2 <= radius**2
     return valid
+
+
+def crop(rng: np.random.Generator, batch: Batch) -> Batch:
+    """A part of one X-ray, turned by up to `TURN` degrees and enlarged to its size.
+
+    Another camera's X-ray of the same bone in the same pose: scene coordinates stay with the rays.
+    """
+    height, width = batch.image.shape
+    angle = math.radians(rng.uniform(-TURN, TURN))
+    cos, sin = math.cos(angle), math.sin(angle)
+    reach = np.array([cos * height + abs(sin) * width, abs(sin) * height + cos * width]) / 2
+    room = np.array([height - 1, width - 1]) / 2
+    scale = rng.uniform(LEAST_SIDE, 1.0) * float((room / reach).min())
+    centre = room + rng.uniform(-1.0, 1.0, 2) * (room - scale * reach)
+    i = scale * (torch.arange(height)[:, None] - (height - 1) / 2)
+    j = scale * (torch.arange(width) - (width - 1) / 2)
+    rows, columns = centre[0] + cos * i - sin * j, centre[1] + sin * i + cos * j
+    nearest = (rows.round() * width + columns.round()).to(torch.int64)
+    top, left = rows.to(torch.int64).clamp_max(height - 2), columns.to(torch.int64).clamp_max(width - 2)
+    down, right = rows - top, columns - left
+    corner, image = top * width + left, batch.image.flatten()
+    above = torch.lerp(image[corner], image[corner + 1], right)
+    below = torch.lerp(image[corner + width], image[corner + width + 1], right)
+    rest = (part.flatten(-2)[..., nearest] for part in batch[1:])
+    return Batch(torch.lerp(above, below, down), *rest)
 
 
 def _one(sample: Sample, valid: Bool[Tensor, "H W"]) -> Batch:

@@ -91,6 +91,8 @@ class TrainSceneSettings:
     """weight of the structures' masks beside that of the coordinates"""
     hidden: float = 0.3
     """share of samples of which a part is hidden and marked as not valid"""
+    cropped: float = 0.25
+    """share of samples of which a turned part is shown, enlarged: another camera's X-ray of the same bone"""
     precision: str = "auto"
     """float32, bfloat16, float16 (cuda), or auto: bfloat16 where the processor computes in it"""
     held_out: int = 512
