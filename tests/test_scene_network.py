@@ -18,7 +18,7 @@ def small_network(pixels: int = 32, structures: tuple[str, ...] = ("left", "righ
     torch.manual_seed(0)
     template = torch.tensor([[0.0, 0.0, 0.0], [10.0, 0.0, 0.0], [0.0, 10.0, 0.0], [0.0, 0.0, 10.0]])
     faces = torch.tensor([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
-    return SceneNetwork(template, faces, structures, pixels, channels=(4, 8, 8), residual_units=1)
+    return SceneNetwork(template, faces, structures, pixels, channels=(4, 8, 8), residual_units=1, fold=2)
 
 
 def view(height: int, width: int, image: torch.Tensor | None = None, **known) -> View:
