@@ -39,6 +39,12 @@ def call(*arguments: object) -> int:
     return int(end.value.code or 0)
 
 
+def test_a_process_that_does_not_lead_ends_in_silence(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("shapefit.jobs.train_scene_job", lambda *_: {"history": []})
+    assert call("xrays", "-o", tmp_path / "net.safetensors", *OPTIONS) == 0
+    assert not capsys.readouterr().out
+
+
 def test_a_network_is_trained_from_a_folder_of_xrays(xrays, tmp_path, capsys):
     assert call(xrays, "-o", tmp_path / "net.safetensors", *OPTIONS) == 0
     told = capsys.readouterr().out

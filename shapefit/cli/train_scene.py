@@ -48,6 +48,8 @@ def train_scene(
         except FloatingPointError as error:
             print(f"\nshapefit: error: {error}", file=sys.stderr)
             return FIT_FAILED
+    if not record["history"]:  # the first of several processes speaks for all
+        return 0
     best = min(record["history"], key=lambda found: found["error"])
     print(
         f"step {best['step']:.0f}: median error {best['error']:.1f} mm, Dice {best['dice']:.3f}, "

@@ -39,7 +39,7 @@ def train_scene_job(
     learns, on its device; each is seen once. `init` is a network to begin from, of the same layout; its
     template is not taken over. The folder <output without suffix>.training keeps checkpoint, curves and
     training.json, the record that is returned.
-    Under `torchrun` all processes call this, and the first one writes.
+    Under `torchrun` all processes call this; the first one judges, writes, and has a history.
     """
     if output.suffix != SUFFIX:
         raise ValueError(f"a scene network is written as {SUFFIX}, not {output.suffix!r}: {output}")
