@@ -16,6 +16,7 @@ from shapefit.scene import pnp
 from shapefit.scene.coordinates import Coordinates
 from shapefit.scene.located import Located, absence, bone_in_words, judge, shadow_overlap
 from shapefit.scene.network import SceneNetwork, look
+from shapefit.scene.shadow import Mask, match_shadows
 from shapefit.scene.solve import Carried, Sight, carry, solve
 from shapefit.settings import LocateSettings
 from shapefit.shape_model import ShapeModel
@@ -104,6 +105,9 @@ def locate_looks(
         for number, (one, votes) in enumerate(zip(near, carried, strict=True))
     ]
     solution = solve(sights, poses, model.mean.double().mean(0), settings)
+    if settings.shadow > 0:
+        masks = [Mask(one.seen.structures[0], template.structures, one.valid) for one in near]
+        solution = match_shadows(sights, masks, solution, model, settings)
     rest = model.modes - modes
     coefficients = torch.nn.functional.pad(solution.coefficients, (0, rest))
     instance = model.instance(coefficients)

@@ -117,7 +117,7 @@ def solve(
             break
     scales = [_excess(miss.squared) for miss in misses]
     matrix, _ = _normal(sights, misses, scales, poses, coefficients, center, settings)
-    return Solution(poses, coefficients, _inverse(matrix), scales)
+    return Solution(poses, coefficients, inverse_covariance(matrix), scales)
 
 
 class _Misses(NamedTuple):
@@ -237,7 +237,8 @@ def _excess(squared: Float[Tensor, " N"]) -> float:
     return max(1.0, float((near.median() / MEDIAN).sqrt()))
 
 
-def _inverse(matrix: Float[Tensor, "D D"]) -> Float[Tensor, "D D"]:
+def inverse_covariance(matrix: Float[Tensor, "D D"]) -> Float[Tensor, "D D"]:
+    """Of a normal matrix the covariance, or the other way round; infinite where nothing tells a direction."""
     root = matrix.diagonal().clamp_min(1e-300).rsqrt()  # radians and mm have different sizes
     factor, failed = torch.linalg.cholesky_ex(matrix * root[:, None] * root)
     if int(failed):

@@ -125,7 +125,7 @@ class LocateSettings:
     """pixels of the network's image by which an inlier may miss"""
     least_inliers: float = 0.4
     """share of inliers below which there is no answer"""
-    least_overlap: float = 0.7
+    least_overlap: float = 0.85
     """Dice of the located bone's shadow with what seems to be the bone, below which there is none (0 to 1)"""
     pixel: float = 0.5
     """pixels of the network's image, standard deviation of what a pixel's own size adds to a miss"""
@@ -135,6 +135,9 @@ class LocateSettings:
     """shape modes that are solved for; fewer if the model has fewer"""
     independent: float = 8.0
     """how many independent observations the pixels of a whole bone in one view are worth: they err alike"""
+    shadow: float = 1.0
+    """standard deviation, after a blur, of each pixel of the located bones' shadows from the probabilities
+    of the structures (0: shadows are not compared)"""
     depth: float = 0.72
     """the bone's distance from the source that is expected where no pose is given, as a share of sdd"""
     depth_std: float = 0.03
