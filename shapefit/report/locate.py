@@ -183,7 +183,7 @@ def _seen(entries: Sequence[dict], maps: Sequence[Maps], structures: Sequence[st
     note = (
         "For every pixel the network says which point of the mean shape its ray meets first and last; a "
         "point keeps its colour wherever the bone lies and however it is bent. Pose and shape follow from "
-        "where these points come to lie."
+        "where these points come to lie, and from the structures' outlines."
     )
     return section("What the network saw", body, note)
 
