@@ -21,9 +21,8 @@ from shapefit.shape_model import ShapeModel
 
 # of each structure: Dice 0.994 with the shadow of a pelvis of 20,000 in all, in a fifth of the time
 FACES = 1000
-# pixels, standard deviation of the blur that makes shadows differentiable, round by round
-SOFTS = (2.0, 2.0, 2.0)
-HALVINGS = 3
+SOFT = 2.0  # pixels, standard deviation of the blur that makes shadows differentiable
+ROUNDS, HALVINGS = 3, 3
 ALIKE = 20.0  # pixels err alike: of so many, one counts for how sure the answer is
 # rad, mm, standard deviations: differences from which derivatives are taken
 TURN, SHIFT, STD = 0.02, 3.0, 0.4
@@ -49,17 +48,16 @@ def match_shadows(
 
     What was found is the prior, normal with its covariance. Each pixel of the structures' shadows differs
     from their probabilities, both blurred, with the standard deviation `settings.shadow`. Gauss-Newton with
-    central differences, as many rounds as there are `SOFTS`; a solution with no covariance, or at the source,
-    stays as it is.
+    central differences; a solution with no covariance, or at the source, stays as
+    it is.
     """
     prior = inverse_covariance(solution.covariance)
     if not torch.isfinite(prior).all():
         return solution
-    stage = _Stage(sights, masks, solution, coarsened(model, FACES), settings.shadow, SOFTS[0])
+    stage = _Stage(sights, masks, solution, coarsened(model, FACES), settings.shadow)
     twist, told = torch.zeros(len(prior), dtype=torch.float64), torch.zeros_like(prior)
     steps = stage.differences()
-    for soft in SOFTS:
-        stage = stage._replace(soft=soft)
+    for _ in range(ROUNDS):
         around = stage.misses(torch.cat([twist[None], twist + steps.diag(), twist - steps.diag()]))
         if around is None:
             break
@@ -90,7 +88,6 @@ class _Stage(NamedTuple):
     solution: Solution
     model: ShapeModel
     std: float
-    soft: float
 
     def differences(self) -> Float[Tensor, " D"]:
         """Steps from which derivatives are taken: a pixel or so."""
@@ -121,18 +118,16 @@ class _Stage(NamedTuple):
             both = [name for name in self.model.names if name in mask.structures]
             cast = paths[:, [self.model.names.index(name) for name in both]] > 0
             seen = mask.probability[[mask.structures.index(name) for name in both]]
-            parts.append(
-                _blurred((cast.float() - seen) * mask.valid, self.soft).flatten(1).double() / self.std
-            )
+            parts.append(_blurred((cast.float() - seen) * mask.valid).flatten(1).double() / self.std)
         return torch.cat(parts, 1)
 
 
-def _blurred(images: Float[Tensor, "B S H W"], soft: float) -> Float[Tensor, "B S h w"]:
+def _blurred(images: Float[Tensor, "B S H W"]) -> Float[Tensor, "B S h w"]:
     """Images blurred, at every second pixel: there is nothing finer in them then. Beside them lies 0."""
-    rows, columns = (_blur(size, soft).to(images) for size in images.shape[-2:])
+    rows, columns = (_blur(size).to(images) for size in images.shape[-2:])
     return rows @ images @ columns.T
 
 
-def _blur(size: int, soft: float) -> Float[Tensor, "n size"]:
+def _blur(size: int) -> Float[Tensor, "n size"]:
     away = torch.arange(0, size, 2)[:, None] - torch.arange(size)
-    return torch.exp(-0.5 * (away / soft) ** 2) / (soft * math.sqrt(2 * math.pi))
+    return torch.exp(-0.5 * (away / SOFT) ** 2) / (SOFT * math.sqrt(2 * math.pi))
