@@ -24,6 +24,8 @@ from shapefit.scene.train_batches import (
     Batch,
     crop,
     held_out_batches,
+    mirror,
+    mirror_partners,
     sample_at,
     shown,
     training_batches,
@@ -255,6 +257,48 @@ def test_no_sample_is_cropped_unless_asked_for():
     whole = {samples[i].image.numpy().tobytes() for i in range(50)}
     assert all(image.numpy().tobytes() in whole for image in alone.image)
     assert not any(image.numpy().tobytes() in whole for image in cropped.image)
+
+
+def test_a_mirrored_xray_is_one_of_the_mirrored_bones():
+    """A sphere left of the middle, whose rays run along z: mirrored, it is the sphere right of it."""
+    names = ["hip_left", "sacrum", "hip_right"]
+    x, y = torch.meshgrid(torch.arange(-8.0, 9.0), torch.arange(-8.0, 9.0), indexing="xy")
+
+    def xray(centre: float, structure: int) -> Batch:
+        rest = 16 - (x - centre) ** 2 - y**2
+        hit = rest > 0
+        depth = rest.clamp_min(0).sqrt()
+        points = [torch.where(hit, torch.stack([x, y, sign * depth]), 0.0) for sign in (-1, 1)]
+        structures = torch.stack([hit & (k == structure) for k in range(len(names))])
+        return Batch((-depth / 5 + x / 100).exp(), x > centre - 5, *points, structures)
+
+    left, right = xray(-3.0, 0), xray(3.0, 2)
+    partners = mirror_partners(torch.tensor([[-1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]), names)
+    assert partners == [2, 1, 0]
+    found = mirror(left, partners)
+    for name in ("entry", "exit", "structures"):
+        assert torch.equal(getattr(found, name), getattr(right, name)), name
+    assert torch.equal(found.valid, (-x > -8.0))
+    assert torch.equal(found.image, left.image.flip(1))
+    for one, other in zip(mirror(found, partners), left, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_samples_are_mirrored_where_the_template_is_symmetric(tmp_path: Path):
+    samples, settings = Spheres(50), replace(SHORT, hidden=0.0, mirrored=0.5)
+    batches = [
+        next(training_batches(samples, settings, 4, partners=partners)) for partners in (None, [0], [0])
+    ]
+    plain, one, again = (batch.image for batch in batches)
+    assert torch.equal(one, again)
+    flipped = [torch.equal(a, b.flip(1)) for a, b in zip(one, plain, strict=True)]
+    kept = [torch.equal(a, b) for a, b in zip(one, plain, strict=True)]
+    assert any(flipped) and any(kept) and all(a != b for a, b in zip(flipped, kept, strict=True))
+    lopsided = small_network()
+    lopsided.template[:, 0] += 5.0
+    with pytest.raises(ValueError, match=r"10.3 mm from its mirror image .* --mirrored 0"):
+        train_scene(lopsided, samples, settings, tmp_path)
+    assert mirror_partners(torch.zeros(1, 3), ["hip_left"]) == [0]  # alone
 
 
 def test_batches_are_padded_to_what_the_network_takes():

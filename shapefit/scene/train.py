@@ -21,7 +21,7 @@ from shapefit.io.atomic import prepare_output_dir
 from shapefit.io.checkpoint import read_checkpoint, write_checkpoint
 from shapefit.io.scene import write_scene
 from shapefit.scene.network import SceneNetwork, network_input, scene_loss
-from shapefit.scene.train_batches import Batch, Samples, held_out_batches, training_batches
+from shapefit.scene.train_batches import Batch, Samples, held_out_batches, mirror_partners, training_batches
 from shapefit.scene.train_judge import judge, picture
 from shapefit.scene.train_team import Team, join_team
 from shapefit.settings import TrainSceneSettings
@@ -56,10 +56,14 @@ def train_scene(
     folder = prepare_output_dir(folder)
     told = about or {}
     with join_team(settings) as team:
+        mirrored = settings.mirrored > 0
+        partners = mirror_partners(network.template.cpu(), network.structures) if mirrored else None
         network.to(team.device).train()
         run = _Run(network, settings, team)
         first = run.resume(folder / CHECKPOINT)
-        batches = training_batches(samples, settings, network.multiple, first, team.rank, team.count)
+        batches = training_batches(
+            samples, settings, network.multiple, first, team.rank, team.count, partners
+        )
         start = time.monotonic()
         with closing(_Curves(folder / CURVES if team.leads else None, first)) as curves:
             for step, batch in enumerate(batches, first + 1):

@@ -8,15 +8,18 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
+from shapefit.anatomy import counterpart
 from shapefit.scene.sample import Sample
 from shapefit.settings import TrainSceneSettings
 
 TURN = 10.0  # degrees, the most that a crop is turned
 LEAST_SIDE = 0.7  # of the largest crop that fits, the smallest one's sides
+SYMMETRIC = 1.0  # mm, mean distance of a template from its mirror image, above which it is not symmetric
 
 
 @runtime_checkable
@@ -58,16 +61,18 @@ def training_batches(
     first: int = 0,
     rank: int = 0,
     ranks: int = 1,
+    partners: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
     """The batches of steps `first`... , or the share of process `rank` of `ranks` in them.
 
     Which samples make up a step, and what is hidden of them, depends on (settings.seed, step) alone: not on
     the number of processes, nor on where the training was resumed. The last `settings.held_out` are left out.
+    `partners` are the structures' in a mirror (`mirror_partners`); without them no sample is mirrored.
     """
     share = settings.batch // ranks
     starts = (step * settings.batch + rank * share for step in range(first, settings.steps))
     positions = [range(start, start + share) for start in starts]
-    return iter(_load(_Trained(samples, settings), positions, settings.workers, multiple))
+    return iter(_load(_Trained(samples, settings, partners), positions, settings.workers, multiple))
 
 
 def held_out_batches(samples: Samples, settings: TrainSceneSettings, multiple: int) -> Iterator[Batch]:
@@ -92,10 +97,12 @@ def _load(items: Dataset, batches: Sequence[Sequence[int]], workers: int, multip
 class _Trained(Dataset):
     """Samples by their position in the training."""
 
-    def __init__(self, samples: Samples, settings: TrainSceneSettings) -> None:
-        self.samples = samples
+    def __init__(
+        self, samples: Samples, settings: TrainSceneSettings, partners: Sequence[int] | None
+    ) -> None:
+        self.samples, self.partners = samples, partners
         self.seed = settings.seed
-        self.hidden, self.cropped = settings.hidden, settings.cropped
+        self.hidden, self.cropped, self.mirrored = settings.hidden, settings.cropped, settings.mirrored
         self.count = len(samples) - settings.held_out
 
     def __getitem__(self, position: int) -> Batch:
@@ -103,7 +110,10 @@ class _Trained(Dataset):
         # 1: not the stream of the order
         rng = np.random.default_rng((self.seed, position, 1))
         batch = _one(sample, shown(rng, sample.image.shape, self.hidden))
-        return crop(rng, batch) if rng.random() < self.cropped else batch
+        batch = crop(rng, batch) if rng.random() < self.cropped else batch
+        if self.partners is not None and rng.random() < self.mirrored:
+            batch = mirror(batch, self.partners)
+        return batch
 
 
 class _HeldOut(Dataset):
@@ -169,6 +179,31 @@ def crop(rng: np.random.Generator, batch: Batch) -> Batch:
     below = torch.lerp(image[corner + width], image[corner + width + 1], right)
     rest = (part.flatten(-2)[..., nearest] for part in batch[1:])
     return Batch(torch.lerp(above, below, down), *rest)
+
+
+def mirror(batch: Batch, partners: Sequence[int]) -> Batch:
+    """One X-ray as in a mirror: that of the mirrored bones (x -> -x), whose left and right change names."""
+    image, valid, entry, exit, structures = (part.flip(-1) for part in batch)
+    across = torch.tensor([-1.0, 1.0, 1.0])[:, None, None]
+    return Batch(image, valid, entry * across, exit * across, structures[list(partners)])
+
+
+def mirror_partners(template: Float[Tensor, "V 3"], structures: Sequence[str]) -> list[int]:
+    """For each structure the number of that which it is in a mirror: `hip_left` and `hip_right`, or itself.
+
+    Raises ValueError where the template is not its own mirror image about x = 0 (as the mean of a model that
+    was built with mirror images is): coordinates on it would not be those of the mirrored bone.
+    """
+    vertices = template.numpy()
+    apart = float(cKDTree(vertices).query(vertices * [-1, 1, 1])[0].mean())
+    if apart > SYMMETRIC:
+        raise ValueError(
+            f"the template lies {apart:.1f} mm from its mirror image (at most {SYMMETRIC:g}): X-rays of it "
+            "are not those of the same bones in a mirror; train with --mirrored 0, or on a model that was "
+            "built with mirror images"
+        )
+    place = {name: number for number, name in enumerate(structures)}
+    return [place.get(counterpart(name) or name, number) for name, number in place.items()]
 
 
 def _one(sample: Sample, valid: Bool[Tensor, "H W"]) -> Batch:

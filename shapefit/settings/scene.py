@@ -93,6 +93,8 @@ class TrainSceneSettings:
     """share of samples of which a part is hidden and marked as not valid"""
     cropped: float = 0.25
     """share of samples of which a turned part is shown, enlarged: another camera's X-ray of the same bone"""
+    mirrored: float = 0.0
+    """share of samples that are shown as in a mirror: X-rays of bones that a symmetric shape model has too"""
     precision: str = "auto"
     """float32, bfloat16, float16 (cuda), or auto: bfloat16 where the processor computes in it"""
     held_out: int = 512
