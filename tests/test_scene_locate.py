@@ -15,7 +15,7 @@ from shapefit.scene import pnp
 from shapefit.scene.locate import Look, _sight, locate_looks, locate_views, template_surface
 from shapefit.scene.located import LOST, bone_in_words
 from shapefit.scene.network import UNIT, SceneNetwork
-from shapefit.scene.solve import _cost, _misses, _normal, carry
+from shapefit.scene.solve import _Posterior, _State, carry
 from shapefit.settings import LocateSettings
 from shapefit.shape_model import ShapeModel
 from shapefit.view import View
@@ -298,14 +298,13 @@ def test_the_normal_equations_hold_the_gradient_of_the_posterior(model, template
     center = torch.tensor([3.0, -5.0, 2.0], dtype=torch.float64)
     scales = [1.3, 1.0]
 
-    def cost(step):
-        moved = poses @ se3.exp(step[:12].reshape(2, 6))
-        coefficients = shape + step[12:]
-        misses = [_misses(sight, moved, coefficients, settings) for sight in sights]
-        return _cost(sights, misses, scales, moved, coefficients, center, settings)
+    posterior, at = _Posterior(sights, center, settings), _State(poses, shape)
 
-    misses = [_misses(sight, poses, shape, settings) for sight in sights]
-    _, right = _normal(sights, misses, scales, poses, shape, center, settings)
+    def cost(step):
+        moved = at.moved(step)
+        return posterior.cost(moved, posterior.misses(moved), scales)
+
+    _, right = posterior.normal(at, posterior.misses(at), scales)
     for _ in range(5):
         direction = torch.randn(12 + model.modes, generator=generator, dtype=torch.float64)
         direction[[0, 1, 2, 6, 7, 8]] *= 0.02

@@ -48,13 +48,13 @@ def match_shadows(
 
     What was found is the prior, normal with its covariance. Each pixel of the structures' shadows differs
     from their probabilities, both blurred, with the standard deviation `settings.shadow`. Gauss-Newton with
-    central differences; a solution with no covariance, or at the source, stays as
-    it is.
+    central differences; a solution with no covariance, or at the source, stays as it is.
     """
     prior = inverse_covariance(solution.covariance)
     if not torch.isfinite(prior).all():
         return solution
-    stage = _Stage(sights, masks, solution, coarsened(model, FACES), settings.shadow)
+    shared = [_shared(mask, model.names) for mask in masks]
+    stage = _Stage(sights, shared, solution, coarsened(model, FACES), settings.shadow)
     twist, told = torch.zeros(len(prior), dtype=torch.float64), torch.zeros_like(prior)
     steps = stage.differences()
     for _ in range(ROUNDS):
@@ -80,11 +80,25 @@ def match_shadows(
     )
 
 
+class _Shared(NamedTuple):
+    """What of an image's masks the model's structures can cast."""
+
+    numbers: list[int]  # of the structures, in the model
+    probability: Float[Tensor, "s H W"]
+    valid: Bool[Tensor, "H W"]
+
+
+def _shared(mask: Mask, names: Sequence[str]) -> _Shared:
+    both = [name for name in names if name in mask.structures]
+    seen = mask.probability[[mask.structures.index(name) for name in both]]
+    return _Shared([names.index(name) for name in both], seen, mask.valid)
+
+
 class _Stage(NamedTuple):
     """What casts shadows, and those it should cast."""
 
     sights: Sequence[Sight]
-    masks: Sequence[Mask]
+    masks: Sequence[_Shared]
     solution: Solution
     model: ShapeModel
     std: float
@@ -115,10 +129,8 @@ class _Stage(NamedTuple):
                 vertices.float(), self.model.faces, placed, sight.camera, self.model.structure,
                 len(self.model.names),
             )  # fmt: skip
-            both = [name for name in self.model.names if name in mask.structures]
-            cast = paths[:, [self.model.names.index(name) for name in both]] > 0
-            seen = mask.probability[[mask.structures.index(name) for name in both]]
-            parts.append(_blurred((cast.float() - seen) * mask.valid).flatten(1).double() / self.std)
+            cast = (paths[:, mask.numbers] > 0).float()
+            parts.append(_blurred((cast - mask.probability) * mask.valid).flatten(1).double() / self.std)
         return torch.cat(parts, 1)
 
 

@@ -92,32 +92,41 @@ def solve(
     the covariance is the inverse of the normal matrix. It is infinite where nothing tells a direction.
     """
     modes = sights[0].carried.basis.shape[-1]
-    poses, coefficients = poses.double(), torch.zeros(modes, dtype=torch.float64)
+    posterior = _Posterior(sights, center, settings)
+    at = _State(poses.double(), torch.zeros(modes, dtype=torch.float64))
     damping = 0.0
-    misses = [_misses(sight, poses, coefficients, settings) for sight in sights]
+    misses = posterior.misses(at)
     for _ in range(ROUNDS):
         scales = [_excess(miss.squared) for miss in misses]
-        cost = _cost(sights, misses, scales, poses, coefficients, center, settings)
-        matrix, right = _normal(sights, misses, scales, poses, coefficients, center, settings)
+        cost = posterior.cost(at, misses, scales)
+        matrix, right = posterior.normal(at, misses, scales)
         gain = 0.0
         while damping <= STIFFEST:
             factor, failed = torch.linalg.cholesky_ex(matrix + damping * matrix.diagonal().diag())
-            step = torch.cholesky_solve(right[:, None], factor)[:, 0]
-            tried = (
-                poses @ se3.exp(step[: 6 * len(poses)].reshape(-1, 6)),
-                coefficients + step[6 * len(poses) :],
-            )
-            further = [_misses(sight, *tried, settings) for sight in sights]
-            gain = cost - _cost(sights, further, scales, *tried, center, settings)
+            tried = at.moved(torch.cholesky_solve(right[:, None], factor)[:, 0])
+            further = posterior.misses(tried)
+            gain = cost - posterior.cost(tried, further, scales)
             if not int(failed) and gain > -SETTLED:
-                (poses, coefficients), misses, damping = tried, further, damping / 10
+                at, misses, damping = tried, further, damping / 10
                 break
             damping = max(10 * damping, GENTLEST)
         if gain < SETTLED:
             break
     scales = [_excess(miss.squared) for miss in misses]
-    matrix, _ = _normal(sights, misses, scales, poses, coefficients, center, settings)
-    return Solution(poses, coefficients, inverse_covariance(matrix), scales)
+    matrix, _ = posterior.normal(at, misses, scales)
+    return Solution(at.poses, at.coefficients, inverse_covariance(matrix), scales)
+
+
+class _State(NamedTuple):
+    """What is solved for."""
+
+    poses: Float[Tensor, "P 4 4"]
+    coefficients: Float[Tensor, " K"]
+
+    def moved(self, step: Float[Tensor, " D"]) -> "_State":
+        """Another one: the poses' twists in turn, then the coefficients' changes."""
+        turned = 6 * len(self.poses)
+        return _State(self.poses @ se3.exp(step[:turned].reshape(-1, 6)), self.coefficients + step[turned:])
 
 
 class _Misses(NamedTuple):
@@ -129,11 +138,9 @@ class _Misses(NamedTuple):
     squared: Float[Tensor, " N"]
 
 
-def _misses(
-    sight: Sight, poses: Float[Tensor, "P 4 4"], coefficients: Float[Tensor, " K"], settings: LocateSettings
-) -> _Misses:
-    camera_from_model = sight.camera_from_world @ poses[sight.pose]
-    bone = shaped(sight.carried, coefficients)
+def _misses(sight: Sight, at: _State, settings: LocateSettings) -> _Misses:
+    camera_from_model = sight.camera_from_world @ at.poses[sight.pose]
+    bone = shaped(sight.carried, at.coefficients)
     x, y, z = se3.transform(camera_from_model, bone).T
     z = z.clamp_min(1.0)  # mm: a step that takes points behind the source costs much and is not taken
     k = sight.camera.intrinsics()
@@ -155,80 +162,76 @@ def _misses(
     return _Misses(bone, torch.stack([u, v], 1) @ rotation, miss, miss.square().sum(1))
 
 
-def _cost(
-    sights: Sequence[Sight],
-    misses: Sequence[_Misses],
-    scales: Sequence[float],
-    poses: Float[Tensor, "P 4 4"],
-    coefficients: Float[Tensor, " K"],
-    center: Float[Tensor, "3"],
-    settings: LocateSettings,
-) -> float:
-    """Twice the negative logarithm of the posterior, up to a constant, for errors of the given scales."""
-    cost = float(coefficients.square().sum())
-    for sight, miss, scale in zip(sights, misses, scales, strict=True):
-        tails = torch.log1p(miss.squared.clamp(max=(GATE * scale) ** 2) / (FREEDOM * scale**2)).mean()
-        cost += sight.worth * (FREEDOM + 2) * float(tails)
-    for _, _, away in _expected(sights, poses, center, settings):
-        cost += float(away**2)
-    return cost
+class _Posterior(NamedTuple):
+    """How probable poses and shape are."""
+
+    sights: Sequence[Sight]
+    center: Float[Tensor, "3"]  # mm, model frame
+    settings: LocateSettings
+
+    def misses(self, at: _State) -> list[_Misses]:
+        return [_misses(sight, at, self.settings) for sight in self.sights]
+
+    def cost(self, at: _State, misses: Sequence[_Misses], scales: Sequence[float]) -> float:
+        """Twice the negative logarithm of the posterior, up to a constant, for errors of the given scales."""
+        cost = float(at.coefficients.square().sum())
+        for sight, miss, scale in zip(self.sights, misses, scales, strict=True):
+            tails = torch.log1p(miss.squared.clamp(max=(GATE * scale) ** 2) / (FREEDOM * scale**2)).mean()
+            cost += sight.worth * (FREEDOM + 2) * float(tails)
+        for _, _, away in self._depths(at):
+            cost += float(away**2)
+        return cost
+
+    def normal(
+        self, at: _State, misses: Sequence[_Misses], scales: Sequence[float]
+    ) -> tuple[Float[Tensor, "D D"], Float[Tensor, " D"]]:
+        """The normal equations of a step in (twists, coefficients)."""
+        count, modes = len(at.poses), len(at.coefficients)
+        matrix = torch.zeros(6 * count + modes, 6 * count + modes, dtype=torch.float64)
+        right = torch.zeros(len(matrix), dtype=torch.float64)
+        matrix.diagonal()[6 * count :] = 1
+        right[6 * count :] = -at.coefficients
+        for sight, seen, scale in zip(self.sights, misses, scales, strict=True):
+            weight = sight.worth / len(seen.bone) * (FREEDOM + 2) / (FREEDOM * scale**2 + seen.squared)
+            weight = weight * (seen.squared <= (GATE * scale) ** 2)
+            root = weight.sqrt()[:, None]
+            rows = _slopes(seen.bone, seen.image_from_bone * root[..., None], sight.carried.basis)
+            place = torch.cat([6 * sight.pose + torch.arange(6), 6 * count + torch.arange(modes)])
+            matrix[place[:, None], place] += rows.T @ rows
+            right[place] -= rows.T @ (seen.miss * root).flatten()
+        for pose, row, away in self._depths(at):
+            place = 6 * pose + torch.arange(6)
+            matrix[place[:, None], place] += torch.outer(row, row)
+            right[place] -= away * row
+        return matrix, right
+
+    def _depths(self, at: _State) -> Iterator[tuple[int, Float[Tensor, "6"], Float[Tensor, ""]]]:
+        """Poses that a single image tells, with their depths' derivative and miss in standard deviations."""
+        for number, pose in enumerate(at.poses):
+            of_pose = [sight for sight in self.sights if sight.pose == number]
+            if len(of_pose) != 1 or self.settings.depth_std <= 0:
+                continue
+            sdd = float(of_pose[0].camera.sdd)
+            camera_from_model = of_pose[0].camera_from_world @ pose
+            axis = camera_from_model[2, :3]
+            std = self.settings.depth_std * sdd
+            depth = axis @ self.center + camera_from_model[2, 3]
+            row = torch.cat([torch.linalg.cross(self.center, axis), axis]) / std
+            yield number, row, (depth - self.settings.depth * sdd) / std
 
 
-def _normal(
-    sights: Sequence[Sight],
-    misses: Sequence[_Misses],
-    scales: Sequence[float],
-    poses: Float[Tensor, "P 4 4"],
-    coefficients: Float[Tensor, " K"],
-    center: Float[Tensor, "3"],
-    settings: LocateSettings,
-) -> tuple[Float[Tensor, "D D"], Float[Tensor, " D"]]:
-    """The normal equations of a step in (twists, coefficients)."""
-    count, modes = len(poses), len(coefficients)
-    matrix = torch.zeros(6 * count + modes, 6 * count + modes, dtype=torch.float64)
-    right = torch.zeros(len(matrix), dtype=torch.float64)
-    matrix.diagonal()[6 * count :] = 1
-    right[6 * count :] = -coefficients
-    for sight, seen, scale in zip(sights, misses, scales, strict=True):
-        weight = sight.worth / len(seen.bone) * (FREEDOM + 2) / (FREEDOM * scale**2 + seen.squared)
-        weight = weight * (seen.squared <= (GATE * scale) ** 2)
-        root, basis = weight.sqrt()[:, None], sight.carried.basis
-        moved = seen.image_from_bone * root[..., None]
-        rows = torch.empty(len(moved), 2, 6 + modes, dtype=torch.float64)
-        rows[..., :3] = torch.linalg.cross(seen.bone[:, None], moved)
-        rows[..., 3:6] = moved
-        # thousands of products of small matrices, without more large arrays than the result
-        torch.mul(moved[:, :, 0, None], basis[:, None, 0], out=rows[..., 6:])
-        for axis in (1, 2):
-            rows[..., 6:].addcmul_(moved[:, :, axis, None], basis[:, None, axis])
-        rows = rows.flatten(0, 1)
-        place = torch.cat([6 * sight.pose + torch.arange(6), 6 * count + torch.arange(modes)])
-        matrix[place[:, None], place] += rows.T @ rows
-        right[place] -= rows.T @ (seen.miss * root).flatten()
-    for pose, row, away in _expected(sights, poses, center, settings):
-        place = 6 * pose + torch.arange(6)
-        matrix[place[:, None], place] += torch.outer(row, row)
-        right[place] -= away * row
-    return matrix, right
-
-
-def _expected(
-    sights: Sequence[Sight],
-    poses: Float[Tensor, "P 4 4"],
-    center: Float[Tensor, "3"],
-    settings: LocateSettings,
-) -> Iterator[tuple[int, Float[Tensor, "6"], Float[Tensor, ""]]]:
-    """Poses that a single image tells, with their depths' derivative and miss in standard deviations."""
-    for number, pose in enumerate(poses):
-        of_pose = [sight for sight in sights if sight.pose == number]
-        if len(of_pose) != 1 or settings.depth_std <= 0:
-            continue
-        sdd = float(of_pose[0].camera.sdd)
-        camera_from_model = of_pose[0].camera_from_world @ pose
-        axis = camera_from_model[2, :3]
-        std = settings.depth_std * sdd
-        away = (axis @ center + camera_from_model[2, 3] - settings.depth * sdd) / std
-        yield number, torch.cat([torch.linalg.cross(center, axis), axis]) / std, away
+def _slopes(
+    bone: Float[Tensor, "N 3"], image_from_bone: Float[Tensor, "N 2 3"], basis: Float[Tensor, "N 3 K"]
+) -> Float[Tensor, "2*N 6+K"]:
+    """Derivatives of the misses by a pose's twist and the coefficients."""
+    rows = torch.empty(len(bone), 2, 6 + basis.shape[-1], dtype=torch.float64)
+    rows[..., :3] = torch.linalg.cross(bone[:, None], image_from_bone)
+    rows[..., 3:6] = image_from_bone
+    # thousands of products of small matrices, without more large arrays than the result
+    torch.mul(image_from_bone[:, :, 0, None], basis[:, None, 0], out=rows[..., 6:])
+    for axis in (1, 2):
+        rows[..., 6:].addcmul_(image_from_bone[:, :, axis, None], basis[:, None, axis])
+    return rows.flatten(0, 1)
 
 
 def _excess(squared: Float[Tensor, " N"]) -> float:
