@@ -37,7 +37,7 @@ EXPECTED = {  # notebook -> what its text must say
     "scene_coordinates": scene_coordinates,
 }
 SMALLER = {  # a line of a notebook, and what stands for it here, to be done sooner
-    "scene_coordinates": ("COUNT, STEPS, PIXELS = 500, 600, 64", "COUNT, STEPS, PIXELS = 100, 60, 32"),
+    "scene_coordinates": ("COUNT, STEPS, PIXELS = 1500, 1000, 64", "COUNT, STEPS, PIXELS = 100, 60, 32"),
 }
 
 
