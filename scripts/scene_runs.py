@@ -139,8 +139,13 @@ def _judged(known: Known, sample: Sample, located: Located, bone: int, modes: in
 
 
 def _refined(work: Work, sample: Sample, view: sf.View, located: Located, bone: int) -> dict:
-    """What a fit makes of it. Where `init` is scene, there is no fit without an answer."""
+    """What a fit makes of it. Where `init` is scene, there is no fit without an answer.
+
+    The fit gets an X-ray whose bone is bright as `shapefit fit --polarity bone-bright` reads it.
+    """
     known = work.known
+    if sample.drawn["bright"]:
+        view = replace(view, image=1 - view.image)
     began = time.process_time()
     if work.init == "scene" and not located.found:
         return {
@@ -155,7 +160,8 @@ def _refined(work: Work, sample: Sample, view: sf.View, located: Located, bone: 
     truth = se3.transform(sample.camera_from_bone.double(), known.shapes[bone])
     errors = pose_errors(found, truth, sample.camera) | shape_errors(found, truth, known.model.faces)
     return {
-        "start": fit.start["kind"], "doubt": fit.start.get("doubt", ""), "errors": errors,
+        "start": fit.start["kind"], "doubt": fit.start.get("doubt", ""), "apart": fit.start.get("apart"),
+        "errors": errors,
         "converged": fit.converged, "reason": fit.reason, "cpu_seconds": time.process_time() - began,
     }  # fmt: skip
 

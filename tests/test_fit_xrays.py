@@ -10,7 +10,7 @@ from shapefit.camera import Camera, world_from_view
 from shapefit.fit import start
 from shapefit.fit.coarse import coarsened
 from shapefit.fit.objective import evidence
-from shapefit.fit.scene_start import SceneStart, candidates_around, doubt
+from shapefit.fit.scene_start import SceneStart, apart, candidates_around, doubt
 from shapefit.fit.solve import fit_xrays
 from shapefit.mesh import boundary_edges
 from shapefit.render import render_mesh
@@ -164,6 +164,36 @@ def test_a_doubtful_start_of_a_network_competes_with_a_search():
     right = fit_xrays(MODEL, views, replace(doubting, steps=(3, 3, 3)), init=located(NEAR, views, shares=0.3))
     assert "30 % of the pixels agree" in right.start["doubt"]
     assert "starts" in {h["stage"] for h in right.history}
+
+
+def test_a_search_does_not_lead_away_from_where_a_network_is_sure_of_the_bone():
+    views = [seen("ap", 0), seen("lateral", 1)]
+    unsure = replace(SHORT, trust=1.0)
+    std = torch.tensor([0.02, 0.02, 0.02, 1.0, 1.0, 1.0], dtype=torch.float64)
+    sure = located(FAR, views)._replace(covariance=(std**2).diag())
+    kept = fit_xrays(MODEL, views, unsure, init=sure)
+    assert kept.start["kind"] == "scene" and kept.start["apart"] > unsure.stray
+    assert kept.start["doubt"] and "starts" in {h["stage"] for h in kept.history}
+    wide = sure._replace(covariance=1e4 * sure.covariance)
+    found = fit_xrays(MODEL, views, unsure, init=wide)
+    assert found.start["kind"] == "prior" and found.start["apart"] <= unsure.stray
+
+
+def test_poses_lie_apart_by_the_deviations_of_their_twists():
+    views = [seen("ap", 0), seen("lateral", 1)]
+    std = torch.tensor([0.1, 0.2, 0.05, 3.0, 10.0, 4.0], dtype=torch.float64)
+    scene = located(NEAR, views)
+    for free, count in ((False, 1), (True, 2)):
+        block = torch.block_diag(*[(std**2).diag()] * count)
+        sure = scene._replace(covariance=block)
+        here = se3.inverse(scene.world_from_camera) @ scene.world_from_model if free else scene[1][None]
+        assert apart(sure, here, free) == pytest.approx(0.0, abs=1e-9)
+        for axis in range(6):
+            step = torch.zeros(6, dtype=torch.float64)
+            step[axis] = 2.5 * std[axis]
+            assert apart(sure, here @ se3.exp(step), free) == pytest.approx(2.5)
+        assert apart(scene, here @ se3.exp(NEAR), free) == 0.0  # no covariance is known
+        assert apart(scene._replace(covariance=block / 0), here @ se3.exp(NEAR), free) == 0.0
 
 
 def test_a_start_that_stands_alone_is_all_there_is():

@@ -20,6 +20,8 @@ class SceneStart(NamedTuple):
     world_from_camera: Float[Tensor, "N 4 4"]
     inlier_share: tuple[float, ...]  # per view, of the pixels that agree with this pose
     alone: bool = False  # the search over views is never asked, however doubtful this is
+    # of the poses' twists in turn, along the bone's axes (rad, mm); None: nothing is known of it
+    covariance: Float[Tensor, "D D"] | None = None
 
 
 def candidates_around(
@@ -33,10 +35,7 @@ def candidates_around(
     """
     if len(scene.world_from_camera) != views:
         raise ValueError(f"the network saw {len(scene.world_from_camera)} views, this fit has {views}")
-    world_from_model = scene.world_from_model.detach().cpu().double()
-    poses = world_from_model[None]
-    if free:
-        poses = se3.inverse(scene.world_from_camera.detach().cpu().double()) @ world_from_model
+    poses = _poses(scene, free)
     count = max(1, settings.finalists)
     draws = torch.rand(
         count, len(poses), 6, generator=torch.Generator().manual_seed(settings.seed), device="cpu"
@@ -49,6 +48,26 @@ def candidates_around(
         poses.expand(count, -1, -1, -1).to(settings.device), (2 * draws - 1).to(settings.device), free
     )
     return Candidates(moved, shape.expand(count, -1).to(settings.device))
+
+
+def _poses(scene: SceneStart, free: bool) -> Float[Tensor, "P 4 4"]:
+    """Of the model in every camera where views are free, else in the world."""
+    world_from_model = scene.world_from_model.detach().cpu().double()
+    if not free:
+        return world_from_model[None]
+    return se3.inverse(scene.world_from_camera.detach().cpu().double()) @ world_from_model
+
+
+def apart(scene: SceneStart, poses: Float[Tensor, "P 4 4"], free: bool) -> float:
+    """How far poses are from the located ones: Mahalanobis distance, root mean square over the poses.
+
+    0 where the located ones have no covariance, or one that is infinite.
+    """
+    if scene.covariance is None or not torch.isfinite(scene.covariance).all():
+        return 0.0
+    twists = se3.log(se3.inverse(_poses(scene, free)) @ poses.detach().cpu().double()).flatten()
+    squared = twists @ torch.linalg.solve(scene.covariance.detach().cpu().double(), twists)
+    return float((squared / len(poses)).sqrt())
 
 
 def doubt(inlier_share: Sequence[float], terms: Sequence[dict[str, float]], settings: FitSettings) -> str:

@@ -21,7 +21,7 @@ from shapefit.fit.descent import Candidates, Problem, Stage, best, descend, judg
 from shapefit.fit.objective import evidence
 from shapefit.fit.prior import meeting_point
 from shapefit.fit.result import XRayFit, mask_overlap, verdict
-from shapefit.fit.scene_start import SceneStart, candidates_around, doubt
+from shapefit.fit.scene_start import SceneStart, apart, candidates_around, doubt
 from shapefit.settings import FitSettings
 from shapefit.shape_model import ShapeModel
 from shapefit.view import IGNORE, View
@@ -41,7 +41,8 @@ def fit_xrays(
     Views with poses are trusted relative to one another unless `settings.free_views`; then, or where a
     pose is missing, each view's pose is estimated and the world is the model's frame. `init` is the
     record of an earlier fit of the same views, or what a network saw in them: where that is doubtful once
-    it is refined, a search over views is made as well, and the better of both goes on. Without `init` the
+    it is refined, a search over views is made as well, and the better of both goes on, the search's only if
+    the network's covariance allows it. Without `init` the
     search is all. A fit that does not explain the images is returned with `converged=False` and the reason.
     Raises ValueError for no views, a mix of posed and unposed views, masks that name structures beyond the
     model's, and an `init` that does not match.
@@ -103,7 +104,8 @@ def _solve(
             begun["doubt"] = doubt(init.inlier_share, _terms(medium, candidates), settings)
         if begun["doubt"]:
             elsewhere = searched()
-            if _loss(medium, elsewhere) < _loss(medium, candidates):
+            begun["apart"] = apart(init, elsewhere.poses[0], free)
+            if begun["apart"] <= settings.stray and _loss(medium, elsewhere) < _loss(medium, candidates):
                 candidates, begun["kind"] = elsewhere, "prior"
     else:
         candidates, begun = finalist(_from_record(init, model, len(views), free)), {"kind": "record"}

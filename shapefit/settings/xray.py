@@ -47,6 +47,8 @@ class FitSettings:
     """that correlation of a network's start, refined, below which the search over views is asked as well"""
     trust_inliers: float = 0.6
     """share of pixels that agree with a network's pose, below which it is asked as well (0 to 1)"""
+    stray: float = 10.0
+    """standard deviations of a network's pose, beyond which what that search finds does not replace it"""
     accept_dice: float = 0.8
     """Dice with the masks below which a fit to masks is declared failed (0 to 1)"""
     seed: int = 0
