@@ -161,8 +161,8 @@ def _refined(work: Work, sample: Sample, view: sf.View, located: Located, bone: 
     errors = pose_errors(found, truth, sample.camera) | shape_errors(found, truth, known.model.faces)
     return {
         "start": fit.start["kind"], "doubt": fit.start.get("doubt", ""), "apart": fit.start.get("apart"),
-        "errors": errors,
-        "converged": fit.converged, "reason": fit.reason, "cpu_seconds": time.process_time() - began,
+        "errors": errors, "converged": fit.converged, "reason": fit.reason,
+        "cpu_seconds": time.process_time() - began,
     }  # fmt: skip
 
 

@@ -137,7 +137,8 @@ def fit(
         mask: integer images, one per X-ray: 1.. the model's structures in order, 0 background, 255 ignore
         init: where to begin. scene: where a network sees the bone; prior: a search over all views; auto:
             scene if there is a network of the model and it sees the bone, and where that is doubtful the
-            better of both; or the fit.json of a fit or of locate, whose shape and poses are taken
+            better of both within what the network's covariance allows; or the fit.json of a fit or of
+            locate, whose shape and poses are taken
         network: a file of `shapefit train-scene`, or a name; if absent, that which comes with shapefit
         polarity: how bone looks in the images: bone-dark, bone-bright or auto
         seen_from: from where the images show the patient: source or detector (then they are flipped)

@@ -41,9 +41,9 @@ def fit_xrays(
     Views with poses are trusted relative to one another unless `settings.free_views`; then, or where a
     pose is missing, each view's pose is estimated and the world is the model's frame. `init` is the
     record of an earlier fit of the same views, or what a network saw in them: where that is doubtful once
-    it is refined, a search over views is made as well, and the better of both goes on, the search's only if
-    the network's covariance allows it. Without `init` the
-    search is all. A fit that does not explain the images is returned with `converged=False` and the reason.
+    it is refined, a search over views is made as well, and the better of both goes on, that of the search
+    only if the network's covariance allows it. Without `init` the search is all. A fit that does not explain
+    the images is returned with `converged=False` and the reason.
     Raises ValueError for no views, a mix of posed and unposed views, masks that name structures beyond the
     model's, and an `init` that does not match.
     """
