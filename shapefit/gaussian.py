@@ -45,6 +45,15 @@ def condition(
     return mean, torch.cholesky_inverse(factor)
 
 
+def inverse_covariance(matrix: Float[Tensor, "D D"]) -> Float[Tensor, "D D"]:
+    """Of a normal matrix the covariance, or the other way round; infinite where nothing tells a direction."""
+    root = matrix.diagonal().clamp_min(1e-300).rsqrt()  # radians and mm have different sizes
+    factor, failed = torch.linalg.cholesky_ex(matrix * root[:, None] * root)
+    if int(failed):
+        return torch.diag(torch.full((len(matrix),), torch.inf, dtype=torch.float64))
+    return torch.cholesky_inverse(factor) * root[:, None] * root
+
+
 def pivoted_cholesky(
     kernel: Callable[[int], Float[Tensor, " D"]], diagonal: Float[Tensor, " D"], rank: int
 ) -> Float[Tensor, "R D"]:

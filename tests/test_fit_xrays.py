@@ -10,7 +10,7 @@ from shapefit.camera import Camera, world_from_view
 from shapefit.fit import start
 from shapefit.fit.coarse import coarsened
 from shapefit.fit.objective import evidence
-from shapefit.fit.scene_start import SceneStart, apart, candidates_around, doubt
+from shapefit.fit.scene_start import SceneStart, apart, belief, candidates_around, doubt
 from shapefit.fit.solve import fit_xrays
 from shapefit.mesh import boundary_edges
 from shapefit.render import render_mesh
@@ -170,13 +170,82 @@ def test_a_search_does_not_lead_away_from_where_a_network_is_sure_of_the_bone():
     views = [seen("ap", 0), seen("lateral", 1)]
     unsure = replace(SHORT, trust=1.0)
     std = torch.tensor([0.02, 0.02, 0.02, 1.0, 1.0, 1.0], dtype=torch.float64)
-    sure = located(FAR, views)._replace(covariance=(std**2).diag())
+    covariance = torch.block_diag((std**2).diag(), torch.eye(2, dtype=torch.float64))
+    sure = located(FAR, views)._replace(covariance=covariance)
     kept = fit_xrays(MODEL, views, unsure, init=sure)
     assert kept.start["kind"] == "scene" and kept.start["apart"] > unsure.stray
     assert kept.start["doubt"] and "starts" in {h["stage"] for h in kept.history}
     wide = sure._replace(covariance=1e4 * sure.covariance)
     found = fit_xrays(MODEL, views, unsure, init=wide)
     assert found.start["kind"] == "prior" and found.start["apart"] <= unsure.stray
+
+
+def test_a_fit_keeps_to_what_a_network_saw_as_surely_as_it_saw_it():
+    views = [seen("ap", 0), seen("lateral", 1)]
+    scene = located(NEAR, views)
+    std = torch.tensor([0.05, 0.05, 0.05, 5.0, 5.0, 5.0, 1.0, 1.0], dtype=torch.float64)
+    plain = fit_xrays(MODEL, views, SHORT, init=scene)
+    ends = {}
+    for sureness in (0.002, 1.0, 100.0):
+        sure = scene._replace(covariance=(sureness * std).square().diag())
+        fit = fit_xrays(MODEL, views, SHORT, init=sure)
+        ends[sureness] = apart(
+            scene._replace(covariance=std.square().diag()), fit.world_from_model[None], False
+        )
+        assert fit.start["kind"] == "scene"
+    away = apart(scene._replace(covariance=std.square().diag()), plain.world_from_model[None], False)
+    assert ends[0.002] < 0.1 < 0.5 < ends[1.0] <= ends[100.0] == pytest.approx(away, abs=0.2)
+    sure = scene._replace(covariance=(0.002 * std).square().diag())
+    deaf = fit_xrays(MODEL, views, replace(SHORT, belief=0.0), init=sure)
+    assert torch.equal(deaf.vertices, plain.vertices)
+
+
+def test_what_a_network_saw_is_a_gaussian():
+    views = [seen("ap", 0), seen("lateral", 1)]
+    root = torch.randn(14, 14, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    scene = located(NEAR, views)._replace(covariance=root @ root.T / 100)
+    here = se3.inverse(scene.world_from_camera) @ scene.world_from_model
+    steps = 0.1 * torch.randn(5, 15, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    poses = here @ se3.exp(steps[:, :12].unflatten(1, (2, 6)))
+    shapes = torch.tensor([0.8, -1.0, 0.0]) + steps[:, 12:]
+    density = torch.distributions.MultivariateNormal(torch.zeros(14, dtype=torch.float64), scene.covariance)
+    most = density.log_prob(torch.zeros(14, dtype=torch.float64))
+    expected = most - density.log_prob(steps[:, :14]) + 0.5 * steps[:, 14] ** 2
+    known = belief(scene, 3, True, FitSettings())
+    torch.testing.assert_close(known.surprise(poses, shapes), expected)
+    # of fewer modes it is the marginal
+    part = torch.distributions.MultivariateNormal(
+        torch.zeros(13, dtype=torch.float64), scene.covariance[:13, :13]
+    )
+    fewer = part.log_prob(torch.zeros(13, dtype=torch.float64)) - part.log_prob(steps[:, :13])
+    torch.testing.assert_close(belief(scene, 1, True, FitSettings()).surprise(poses, shapes[:, :1]), fewer)
+    assert known.surprise(here[None], shapes[:1] * 0 + known.coefficients).item() == pytest.approx(
+        0.0, abs=1e-12
+    )
+
+
+def test_a_belief_draws_towards_what_was_seen_from_there_too():
+    views = [seen("ap", 0), seen("lateral", 1)]
+    covariance = torch.tensor([0.1, 0.2, 0.1, 3.0, 5.0, 4.0, 1.0, 0.5], dtype=torch.float64).square().diag()
+    known = belief(located(NEAR, views)._replace(covariance=covariance), 2, False, FitSettings())
+
+    def surprise(step: torch.Tensor) -> torch.Tensor:
+        pose = known.poses @ se3.exp(step[:6])
+        return known.surprise(pose[None], known.coefficients[None] + step[6:])[0]
+
+    for size in (0.0, 0.3):
+        step = size * torch.ones(8, dtype=torch.float64)
+        assert torch.autograd.gradcheck(surprise, step.requires_grad_())
+
+
+def test_a_network_s_doubts_that_are_none_leave_the_fit_to_itself():
+    views = [seen("ap", 0), seen("lateral", 1)]
+    scene, eye = located(NEAR, views), torch.eye(8, dtype=torch.float64)
+    for unknown in (None, torch.inf * torch.ones(8, 8, dtype=torch.float64)):
+        assert belief(scene._replace(covariance=unknown), 2, False, FitSettings()) is None
+    assert belief(scene._replace(covariance=eye), 2, False, FitSettings(belief=0.0)) is None
+    with pytest.raises(ValueError, match="of 8 numbers, not of 6 for each of 2 poses and 2 coefficients"):
+        belief(scene._replace(covariance=eye), 2, True, FitSettings())
 
 
 def test_poses_lie_apart_by_the_deviations_of_their_twists():

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from shapefit import se3
+from shapefit.fit.belief import Belief
 from shapefit.fit.objective import Evidence, agreement, bone_xray, overlap, similarity
 from shapefit.fit.prior import departure
 from shapefit.losses import coefficient_prior
@@ -48,6 +49,7 @@ class Problem(NamedTuple):
     seen: list[Evidence]
     camera_from_world: Float[Tensor, "N 4 4"] | None  # None: views are free
     settings: FitSettings
+    belief: Belief | None = None  # of a network; None: the mean shape, anywhere within the settings' views
 
 
 def judge(
@@ -78,7 +80,11 @@ def judge(
     masked = any(seen.target is not None for seen in problem.seen)
     weight = settings.mask_prior_weight if masked else settings.prior_weight
     sdd = float(problem.seen[0].camera.sdd)
-    prior = weight * coefficient_prior(candidates.coefficients)
+    if problem.belief is None:
+        prior = weight * coefficient_prior(candidates.coefficients)
+    else:  # has the shape's prior in it
+        surprise = problem.belief.surprise(candidates.poses, candidates.coefficients)
+        prior = settings.belief * weight * surprise.to(total)
     prior = prior + departure(candidates.poses, problem.camera_from_world, sdd, settings)
     return (total + prior) / len(problem.seen), terms
 

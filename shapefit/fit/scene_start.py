@@ -6,9 +6,12 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from shapefit import se3
+from shapefit.fit.belief import Belief
 from shapefit.fit.descent import Candidates, stepped
+from shapefit.gaussian import inverse_covariance
 from shapefit.settings import FitSettings
 
 
@@ -20,7 +23,7 @@ class SceneStart(NamedTuple):
     world_from_camera: Float[Tensor, "N 4 4"]
     inlier_share: tuple[float, ...]  # per view, of the pixels that agree with this pose
     alone: bool = False  # the search over views is never asked, however doubtful this is
-    # of the poses' twists in turn, along the bone's axes (rad, mm); None: nothing is known of it
+    # of the poses' twists in turn, along the bone's axes (rad, mm), then of the coefficients; None: unknown
     covariance: Float[Tensor, "D D"] | None = None
 
 
@@ -58,6 +61,29 @@ def _poses(scene: SceneStart, free: bool) -> Float[Tensor, "P 4 4"]:
     return se3.inverse(scene.world_from_camera.detach().cpu().double()) @ world_from_model
 
 
+def belief(scene: SceneStart, modes: int, free: bool, settings: FitSettings) -> Belief | None:
+    """What a fit of so many modes may expect; nothing where the covariance is not known or infinite.
+
+    None, too, where `settings.belief` is 0. Modes that were not located are standard normal.
+    Raises ValueError for a covariance that is not of the poses and all coefficients.
+    """
+    if settings.belief <= 0 or scene.covariance is None or not torch.isfinite(scene.covariance).all():
+        return None
+    poses = _poses(scene, free)
+    if len(scene.covariance) != 6 * len(poses) + len(scene.coefficients):
+        raise ValueError(
+            f"the network's covariance is of {len(scene.covariance)} numbers, not of 6 for each of "
+            f"{len(poses)} poses and {len(scene.coefficients)} coefficients"
+        )
+    known = min(len(scene.coefficients), modes)
+    kept, more = 6 * len(poses) + known, modes - known
+    precision = inverse_covariance(scene.covariance.detach().cpu().double()[:kept, :kept])
+    rest = torch.eye(more, dtype=torch.float64, device="cpu")
+    coefficients = pad(scene.coefficients.detach().cpu().double()[:known], (0, more))
+    parts = poses, coefficients, torch.block_diag(precision, rest)
+    return Belief(*(part.to(settings.device) for part in parts))
+
+
 def apart(scene: SceneStart, poses: Float[Tensor, "P 4 4"], free: bool) -> float:
     """How far poses are from the located ones: Mahalanobis distance, root mean square over the poses.
 
@@ -66,7 +92,8 @@ def apart(scene: SceneStart, poses: Float[Tensor, "P 4 4"], free: bool) -> float
     if scene.covariance is None or not torch.isfinite(scene.covariance).all():
         return 0.0
     twists = se3.log(se3.inverse(_poses(scene, free)) @ poses.detach().cpu().double()).flatten()
-    squared = twists @ torch.linalg.solve(scene.covariance.detach().cpu().double(), twists)
+    covariance = scene.covariance.detach().cpu().double()[: len(twists), : len(twists)]
+    squared = twists @ torch.linalg.solve(covariance, twists)
     return float((squared / len(poses)).sqrt())
 
 

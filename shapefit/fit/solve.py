@@ -16,12 +16,13 @@ from torch import Tensor
 
 from shapefit import se3
 from shapefit.fit import start
+from shapefit.fit.belief import Belief
 from shapefit.fit.coarse import coarsened
 from shapefit.fit.descent import Candidates, Problem, Stage, best, descend, judge
 from shapefit.fit.objective import evidence
 from shapefit.fit.prior import meeting_point
 from shapefit.fit.result import XRayFit, mask_overlap, verdict
-from shapefit.fit.scene_start import SceneStart, apart, candidates_around, doubt
+from shapefit.fit.scene_start import SceneStart, apart, belief, candidates_around, doubt
 from shapefit.settings import FitSettings
 from shapefit.shape_model import ShapeModel
 from shapefit.view import IGNORE, View
@@ -84,9 +85,10 @@ def _solve(
     _, middle, last = settings.steps
     some = min(5, model.modes)
 
-    def finalist(candidates: Candidates) -> Candidates:
-        candidates = descend(medium, candidates, Stage("finalists", middle, some, 0.15, 3.0), history)
-        return best(medium, candidates, 1)
+    def finalist(candidates: Candidates, known: Belief | None = None) -> Candidates:
+        expected = medium._replace(belief=known)
+        candidates = descend(expected, candidates, Stage("finalists", middle, some, 0.15, 3.0), history)
+        return best(expected, candidates, 1)
 
     def searched() -> Candidates:
         report("searching views", 0.0)
@@ -94,11 +96,13 @@ def _solve(
         report("refining", 0.4)
         return finalist(candidates)
 
+    known = None  # of a network that is believed
     if init is None:
         candidates, begun = searched(), {"kind": "prior"}
     elif isinstance(init, SceneStart):
         report("refining what the network saw", 0.0)
-        candidates = finalist(candidates_around(init, model.modes, len(views), free, settings))
+        known = belief(init, model.modes, free, settings)
+        candidates = finalist(candidates_around(init, model.modes, len(views), free, settings), known)
         begun = {"kind": "scene", "inlier_share": list(init.inlier_share), "doubt": ""}
         if not init.alone:
             begun["doubt"] = doubt(init.inlier_share, _terms(medium, candidates), settings)
@@ -106,10 +110,11 @@ def _solve(
             elsewhere = searched()
             begun["apart"] = apart(init, elsewhere.poses[0], free)
             if begun["apart"] <= settings.stray and _loss(medium, elsewhere) < _loss(medium, candidates):
-                candidates, begun["kind"] = elsewhere, "prior"
+                candidates, known, begun["kind"] = elsewhere, None, "prior"
     else:
         candidates, begun = finalist(_from_record(init, model, len(views), free)), {"kind": "record"}
     report("fitting shape and pose", 0.6)
+    fine = fine._replace(belief=known)
     candidates = descend(fine, candidates, Stage("shape", last, model.modes, 0.1, 2.0, 3), history)
     report("done", 1.0)
     winner = Candidates(candidates.poses.cpu(), candidates.coefficients.cpu())

@@ -106,10 +106,9 @@ def _locate(
 def start_of_fit(located: Located, alone: bool) -> SceneStart:
     """What was located as the start of a fit; `alone` keeps other starts from competing."""
     shows = tuple(share for share in located.inlier_share if share > 0)
-    poses = len(located.covariance) - len(located.coefficients)
     return SceneStart(
         located.coefficients, located.world_from_model, located.world_from_camera, shows or (0.0,), alone,
-        located.covariance[:poses, :poses],
+        located.covariance,
     )  # fmt: skip
 
 

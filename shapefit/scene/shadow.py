@@ -14,8 +14,9 @@ from torch import Tensor
 
 from shapefit import se3
 from shapefit.fit.coarse import coarsened
+from shapefit.gaussian import inverse_covariance
 from shapefit.render import render_mesh
-from shapefit.scene.solve import Sight, Solution, inverse_covariance
+from shapefit.scene.solve import Sight, Solution
 from shapefit.settings import LocateSettings
 from shapefit.shape_model import ShapeModel
 

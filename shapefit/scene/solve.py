@@ -9,6 +9,7 @@ from torch import Tensor
 
 from shapefit import se3
 from shapefit.camera import Camera
+from shapefit.gaussian import inverse_covariance
 from shapefit.mesh import SurfaceTree, closest_on
 from shapefit.scene.pnp import Votes
 from shapefit.settings import LocateSettings
@@ -238,12 +239,3 @@ def _excess(squared: Float[Tensor, " N"]) -> float:
     """How many times larger than predicted the misses are; at least 1, since part of them was fitted away."""
     near = squared[squared <= FARTHEST**2 * squared.median()]
     return max(1.0, float((near.median() / MEDIAN).sqrt()))
-
-
-def inverse_covariance(matrix: Float[Tensor, "D D"]) -> Float[Tensor, "D D"]:
-    """Of a normal matrix the covariance, or the other way round; infinite where nothing tells a direction."""
-    root = matrix.diagonal().clamp_min(1e-300).rsqrt()  # radians and mm have different sizes
-    factor, failed = torch.linalg.cholesky_ex(matrix * root[:, None] * root)
-    if int(failed):
-        return torch.diag(torch.full((len(matrix),), torch.inf, dtype=torch.float64))
-    return torch.cholesky_inverse(factor) * root[:, None] * root
