@@ -82,7 +82,8 @@ if TYPE_CHECKING:
     from shapefit.residual import SurfaceProcess, learn_residual, with_residual
     from shapefit.scene.locate import locate_views
     from shapefit.scene.located import Located
-    from shapefit.scene.network import SceneNetwork, look, network_input, scene_loss
+    from shapefit.scene.look import look
+    from shapefit.scene.network import SceneNetwork, network_input, scene_loss
     from shapefit.scene.simulate import simulate_sample, stage_of_model, stage_of_shapes
     from shapefit.scene.train import train_scene
     from shapefit.settings import (
@@ -186,7 +187,8 @@ _HOME = {
     "residual": ["SurfaceProcess", "learn_residual", "with_residual"],
     "scene.locate": ["locate_views"],
     "scene.located": ["Located"],
-    "scene.network": ["SceneNetwork", "look", "network_input", "scene_loss"],
+    "scene.look": ["look"],
+    "scene.network": ["SceneNetwork", "network_input", "scene_loss"],
     "scene.simulate": ["simulate_sample", "stage_of_model", "stage_of_shapes"],
     "scene.train": ["train_scene"],
     "settings": [

@@ -6,10 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from shapefit.camera import Camera
-from shapefit.scene.network import SceneNetwork, decode, look, network_input, scene_loss
+from shapefit.scene.network import SceneNetwork, decode, network_input, scene_loss
 from shapefit.settings import TrainSceneSettings
-from shapefit.view import View
 
 SETTINGS = TrainSceneSettings()
 
@@ -19,11 +17,6 @@ def small_network(pixels: int = 32, structures: tuple[str, ...] = ("left", "righ
     template = torch.tensor([[0.0, 0.0, 0.0], [10.0, 0.0, 0.0], [0.0, 10.0, 0.0], [0.0, 0.0, 10.0]])
     faces = torch.tensor([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
     return SceneNetwork(template, faces, structures, pixels, channels=(4, 8, 8), residual_units=1, fold=2)
-
-
-def view(height: int, width: int, image: torch.Tensor | None = None, **known) -> View:
-    camera = Camera(1000.0, 0.5, 0.5, 7.0, -3.0, height, width)
-    return View(torch.rand(height, width) if image is None else image, camera, **known)
 
 
 def raw_of(entry, exit, std, logits) -> torch.Tensor:
@@ -123,39 +116,6 @@ def test_a_batch_loses_the_mean_of_its_halves():
     ]
     for name, value in whole.items():
         torch.testing.assert_close(value, (halves[0][name] + halves[1][name]) / 2)
-
-
-@pytest.mark.parametrize("size", [(32, 32), (100, 64), (50, 131), (16, 20)])
-def test_a_look_has_the_pixels_of_its_camera(size):
-    network = small_network()
-    given = view(*size)
-    seen, camera = look(network, given)
-    assert seen.entry.shape == (1, 3, camera.height, camera.width)
-    assert max(camera.height, camera.width) == network.pixels
-    # the same detector: its corners have not moved
-    assert math.isclose(camera.delx * camera.width, given.camera.delx * size[1])
-    assert math.isclose(camera.dely * camera.height, given.camera.dely * size[0])
-    assert (camera.x0, camera.y0) == (given.camera.x0, given.camera.y0)
-
-
-def test_a_look_at_a_finer_picture_is_a_look_at_its_means():
-    network = small_network()
-    coarse = 0.1 + 0.8 * torch.rand(32, 24)
-    fine = coarse.repeat_interleave(4, 0).repeat_interleave(4, 1)
-    fine = fine + 0.05 * torch.tensor([1.0, -1.0]).repeat(48)  # its means vanish
-    seen, _ = look(network, view(128, 96, fine))
-    expected = decode(network(network_input(coarse[None])))
-    torch.testing.assert_close(seen.entry, expected.entry[:, :, :32, :24].detach(), atol=1e-3, rtol=1e-3)
-
-
-def test_hidden_pixels_do_not_leak_into_a_look():
-    network = small_network()
-    image, valid = torch.rand(70, 90), torch.ones(70, 90, dtype=torch.bool)
-    valid[:23, 40:] = False
-    other = torch.where(valid, image, torch.rand(70, 90))
-    first, _ = look(network, view(70, 90, image, valid=valid))
-    second, _ = look(network, view(70, 90, other, valid=valid))
-    torch.testing.assert_close(first.entry, second.entry, rtol=0, atol=0)
 
 
 def test_a_network_needs_levels_structures_and_a_whole_template():

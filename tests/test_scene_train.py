@@ -15,6 +15,7 @@ import torch
 
 from shapefit.camera import Camera
 from shapefit.io.checkpoint import read_checkpoint
+from shapefit.scene.mirror import counterparts
 from shapefit.scene.network import SceneNetwork, decode, network_input
 from shapefit.scene.sample import Sample
 from shapefit.scene.train import rate_at, train_scene
@@ -25,7 +26,6 @@ from shapefit.scene.train_batches import (
     crop,
     held_out_batches,
     mirror,
-    mirror_partners,
     sample_at,
     shown,
     training_batches,
@@ -273,7 +273,7 @@ def test_a_mirrored_xray_is_one_of_the_mirrored_bones():
         return Batch((-depth / 5 + x / 100).exp(), x > centre - 5, *points, structures)
 
     left, right = xray(-3.0, 0), xray(3.0, 2)
-    partners = mirror_partners(torch.tensor([[-1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]), names)
+    partners = counterparts(names)
     assert partners == [2, 1, 0]
     found = mirror(left, partners)
     for name in ("entry", "exit", "structures"):
@@ -298,7 +298,7 @@ def test_samples_are_mirrored_where_the_template_is_symmetric(tmp_path: Path):
     lopsided.template[:, 0] += 5.0
     with pytest.raises(ValueError, match=r"10.3 mm from its mirror image .* --mirrored 0"):
         train_scene(lopsided, samples, settings, tmp_path)
-    assert mirror_partners(torch.zeros(1, 3), ["hip_left"]) == [0]  # alone
+    assert counterparts(["hip_left"]) == [0]  # alone
 
 
 def test_batches_are_padded_to_what_the_network_takes():

@@ -53,6 +53,7 @@ def write_scene(path: str | Path, network: SceneNetwork) -> None:
         "channels": network.channels,
         "residual_units": network.residual_units,
         "fold": network.fold,
+        "mirrored": network.mirrored,
         "structures": network.structures,
         "units": "mm",
         "about": network.about,
@@ -80,6 +81,7 @@ def read_scene(path_or_name: str | Path) -> SceneNetwork:
             head["channels"],
             head["residual_units"],
             head["fold"],
+            head.get("mirrored", False),
             head["about"],
         )
         network.load_state_dict(tensors)

@@ -15,7 +15,8 @@ from shapefit.mesh import SurfaceTree, surface_tree
 from shapefit.scene import pnp
 from shapefit.scene.coordinates import Coordinates
 from shapefit.scene.located import Located, absence, bone_in_words, judge, shadow_overlap
-from shapefit.scene.network import SceneNetwork, look
+from shapefit.scene.look import look
+from shapefit.scene.network import SceneNetwork
 from shapefit.scene.shadow import Mask, match_shadows
 from shapefit.scene.solve import Carried, Sight, carry, solve
 from shapefit.settings import LocateSettings
@@ -68,7 +69,7 @@ def locate_views(
     settings = settings or LocateSettings()
     looks = []
     for view in views:
-        seen, camera = look(network, view)
+        seen, camera = look(network, view, settings.looks)
         share = interpolate(view.valid.float()[None, None], (camera.height, camera.width), mode="area")
         pose = None if settings.free_views else view.world_from_camera
         looks.append(Look(seen, camera, share[0, 0] >= 0.5, pose, view.name))

@@ -14,10 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from shapefit.camera import Camera
 from shapefit.scene.coordinates import Coordinates
 from shapefit.settings import TrainSceneSettings
-from shapefit.view import View
 
 UNIT = 100.0  # mm, in which the network counts coordinates: a pelvis then fills -2..2
 FLOOR = -9.0  # least log-variance, of UNIT^2: 1.1 mm, below which no pixel of an X-ray knows its place
@@ -34,7 +32,8 @@ class SceneNetwork(nn.Module):
     longer side of the images that it was trained on, `channels` the width of each level, of which each but
     the last halves the image. Before that, squares of `fold` x `fold` pixels become one with as many
     channels, and at the end again pixels (Shi et al. 2016, CVPR): that makes it `fold` squared times as
-    quick. `about` is what its file says of its making.
+    quick. `mirrored` tells that it has learned from X-rays in a mirror too, `about` is what its file says of
+    its making.
     Norms are over groups of channels (Wu & He 2018, ECCV): those of single channels take from an image's
     features their mean, and with it where on the bone it is as a whole.
     Raises ValueError for fewer than two levels, no structure and faces without vertices.
@@ -52,6 +51,7 @@ class SceneNetwork(nn.Module):
         channels: Sequence[int] = TrainSceneSettings().channels,
         residual_units: int = TrainSceneSettings().residual_units,
         fold: int = TrainSceneSettings().fold,
+        mirrored: bool = False,
         about: Mapping[str, str] | None = None,
     ) -> None:
         from monai.networks.nets import UNet  # takes seconds, for which who asks for no network need not wait
@@ -70,6 +70,7 @@ class SceneNetwork(nn.Module):
         self.channels = tuple(channels)
         self.residual_units = residual_units
         self.fold = fold
+        self.mirrored = mirrored
         self.about = dict(about or {})
         self.register_buffer("template", template.to(torch.float32).clone())
         self.register_buffer("faces", faces.to(torch.int64).clone())
@@ -162,48 +163,3 @@ def scene_loss(
     cross_entropy = functional.binary_cross_entropy_with_logits(logits, mask)
     terms["structures"] = settings.structure_weight * (cross_entropy + 1 - dice.mean())
     return {"loss": sum(terms.values(), torch.zeros_like(cross_entropy)), **terms}
-
-
-def look(network: SceneNetwork, view: View) -> tuple[Coordinates, Camera]:
-    """What the network sees in a view, and the camera of that picture: the view's with other pixels.
-
-    The view is resampled so that its longer side has `network.pixels` (area mean of the valid pixels),
-    keeping its shape to the nearest pixel. Pixels that are not valid get an answer too, from what surrounds
-    them. The answer lies on the CPU, wherever the network is.
-    """
-    rows, columns = view.image.shape
-    scale = network.pixels / max(rows, columns)
-    height, width = max(1, round(rows * scale)), max(1, round(columns * scale))
-    image, valid = _resample(view, height, width)
-    padding = (0, -width % network.multiple, 0, -height % network.multiple)
-    image, valid = functional.pad(image, padding), functional.pad(valid, padding)
-    was_training = network.training
-    network.eval()
-    with torch.inference_mode():
-        given = network_input(image[None], valid[None]).to(network.template.device)
-        raw = network(given)[:, :, :height, :width].cpu()
-    network.train(was_training)
-    return Coordinates(*(part.clone() for part in decode(raw))), view.camera.resized(height, width)
-
-
-def _resample(view: View, height: int, width: int) -> tuple[Float[Tensor, "h w"], Bool[Tensor, "h w"]]:
-    """Mean of the valid pixels within each new pixel; valid where they fill half of it."""
-    assert view.valid is not None  # View fills it in
-    rows = _overlap(view.image.shape[0], height)
-    columns = _overlap(view.image.shape[1], width)
-    share = view.valid.to(torch.float32)
-    image = torch.where(view.valid, view.image.to(torch.float32), 0.0)
-    filled = rows @ share @ columns.T
-    mean = rows @ image @ columns.T / filled.clamp_min(1e-6)
-    return mean, filled >= 0.5
-
-
-def _overlap(old: int, new: int) -> Float[Tensor, "new old"]:
-    """Share of each new pixel that each old one takes, along one axis; the linear interpolant if finer."""
-    if new > old:
-        place = ((torch.arange(new) + 0.5) * old / new - 0.5).clamp(0, old - 1)
-        return (1 - (place[:, None] - torch.arange(old)).abs()).clamp_min(0)
-    edges = torch.arange(new + 1, dtype=torch.float64) * old / new
-    start, stop = torch.arange(old), torch.arange(1, old + 1)
-    overlap = torch.minimum(edges[1:, None], stop) - torch.maximum(edges[:-1, None], start)
-    return (overlap.clamp_min(0) * new / old).to(torch.float32)

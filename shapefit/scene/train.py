@@ -20,8 +20,9 @@ from torch.utils.tensorboard import SummaryWriter
 from shapefit.io.atomic import prepare_output_dir
 from shapefit.io.checkpoint import read_checkpoint, write_checkpoint
 from shapefit.io.scene import write_scene
+from shapefit.scene.mirror import check_symmetric, counterparts
 from shapefit.scene.network import SceneNetwork, network_input, scene_loss
-from shapefit.scene.train_batches import Batch, Samples, held_out_batches, mirror_partners, training_batches
+from shapefit.scene.train_batches import Batch, Samples, held_out_batches, training_batches
 from shapefit.scene.train_judge import judge, picture
 from shapefit.scene.train_team import Team, join_team
 from shapefit.settings import TrainSceneSettings
@@ -56,8 +57,10 @@ def train_scene(
     folder = prepare_output_dir(folder)
     told = about or {}
     with join_team(settings) as team:
-        mirrored = settings.mirrored > 0
-        partners = mirror_partners(network.template.cpu(), network.structures) if mirrored else None
+        network.mirrored = settings.mirrored > 0
+        if network.mirrored:
+            check_symmetric(network.template.cpu())
+        partners = counterparts(network.structures) if network.mirrored else None
         network.to(team.device).train()
         run = _Run(network, settings, team)
         first = run.resume(folder / CHECKPOINT)

@@ -8,18 +8,16 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from shapefit.anatomy import counterpart
+from shapefit.scene.mirror import mirrored_points
 from shapefit.scene.sample import Sample
 from shapefit.settings import TrainSceneSettings
 
 TURN = 10.0  # degrees, the most that a crop is turned
 LEAST_SIDE = 0.7  # of the largest crop that fits, the smallest one's sides
-SYMMETRIC = 1.0  # mm, mean distance of a template from its mirror image, above which it is not symmetric
 
 
 @runtime_checkable
@@ -67,7 +65,7 @@ def training_batches(
 
     Which samples make up a step, and what is hidden of them, depends on (settings.seed, step) alone: not on
     the number of processes, nor on where the training was resumed. The last `settings.held_out` are left out.
-    `partners` are the structures' in a mirror (`mirror_partners`); without them no sample is mirrored.
+    `partners` are the structures' in a mirror (`counterparts`); without them no sample is mirrored.
     """
     share = settings.batch // ranks
     starts = (step * settings.batch + rank * share for step in range(first, settings.steps))
@@ -182,28 +180,10 @@ def crop(rng: np.random.Generator, batch: Batch) -> Batch:
 
 
 def mirror(batch: Batch, partners: Sequence[int]) -> Batch:
-    """One X-ray as in a mirror: that of the mirrored bones (x -> -x), whose left and right change names."""
-    image, valid, entry, exit, structures = (part.flip(-1) for part in batch)
-    across = torch.tensor([-1.0, 1.0, 1.0])[:, None, None]
-    return Batch(image, valid, entry * across, exit * across, structures[list(partners)])
-
-
-def mirror_partners(template: Float[Tensor, "V 3"], structures: Sequence[str]) -> list[int]:
-    """For each structure the number of that which it is in a mirror: `hip_left` and `hip_right`, or itself.
-
-    Raises ValueError where the template is not its own mirror image about x = 0 (as the mean of a model that
-    was built with mirror images is): coordinates on it would not be those of the mirrored bone.
-    """
-    vertices = template.numpy()
-    apart = float(cKDTree(vertices).query(vertices * [-1, 1, 1])[0].mean())
-    if apart > SYMMETRIC:
-        raise ValueError(
-            f"the template lies {apart:.1f} mm from its mirror image (at most {SYMMETRIC:g}): X-rays of it "
-            "are not those of the same bones in a mirror; train with --mirrored 0, or on a model that was "
-            "built with mirror images"
-        )
-    place = {name: number for number, name in enumerate(structures)}
-    return [place.get(counterpart(name) or name, number) for name, number in place.items()]
+    """One X-ray as in a mirror, with the numbers of its structures' counterparts."""
+    entry, exit = mirrored_points(batch.entry), mirrored_points(batch.exit)
+    image, valid, structures = (part.flip(-1) for part in (batch.image, batch.valid, batch.structures))
+    return Batch(image, valid, entry, exit, structures[list(partners)])
 
 
 def _one(sample: Sample, valid: Bool[Tensor, "H W"]) -> Batch:

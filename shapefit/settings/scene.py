@@ -117,6 +117,8 @@ class TrainSceneSettings:
 class LocateSettings:
     """How pose and shape follow from scene coordinates."""
 
+    looks: int = 4
+    """how often the network looks at each X-ray, somewhat moved and, if it has learned so, in a mirror"""
     structure_threshold: float = 0.5
     """probability from which a pixel counts as covered by the bone"""
     least_area: float = 0.02
