@@ -92,6 +92,21 @@ def test_a_training_begins_from_another_network(xrays, tmp_path):
         torch.testing.assert_close(value, trained.state_dict()[name], atol=1e-5, rtol=1e-3)
 
 
+def test_a_network_without_attention_begins_one_with_it(tmp_path):
+    model, path, given = small_model(), tmp_path / "plain.safetensors", torch.randn(1, 2, 24, 24)
+    plain = first_network(model, 24, TrainSceneSettings(**{**vars(SETTINGS), "attention": 0}))
+    write_scene(path, plain)
+    for attention in (0, 2):
+        settings = TrainSceneSettings(**{**vars(SETTINGS), "attention": attention})
+        begun = first_network(model, 24, settings, path)
+        assert begun.attention == attention
+        torch.testing.assert_close(begun.eval()(given), plain.eval()(given))
+    write_scene(path, begun)
+    other = TrainSceneSettings(**{**vars(SETTINGS), "attention": 1})
+    with pytest.raises(ValueError, match="has 2 blocks of attention, not 1; pass its own with --attention"):
+        first_network(model, 24, other, path)
+
+
 def test_a_network_of_another_layout_is_no_beginning(xrays, tmp_path, capsys):
     wide = TrainSceneSettings(**{**vars(SETTINGS), "channels": (16, 16)})
     write_scene(tmp_path / "wide.safetensors", first_network(small_model(), 24, wide))

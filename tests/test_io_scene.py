@@ -16,7 +16,7 @@ FACES = torch.tensor([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
 
 def small_network(fold: int = 1) -> SceneNetwork:
     about = {"licence": "CC0", "training": '{"steps": 3}'}
-    return SceneNetwork(TEMPLATE, FACES, ("left", "right"), 24, (4, 8), 1, fold, True, about)
+    return SceneNetwork(TEMPLATE, FACES, ("left", "right"), 24, (4, 8), 1, fold, 2, True, about)
 
 
 def head_of(path) -> dict:
@@ -29,7 +29,16 @@ def test_a_network_comes_back_as_it_was_written(tmp_path, fold):
     network = small_network(fold)
     write_scene(tmp_path / "net.safetensors", network)
     back = read_scene(tmp_path / "net.safetensors")
-    for name in ("structures", "pixels", "channels", "residual_units", "fold", "mirrored", "about"):
+    for name in (
+        "structures",
+        "pixels",
+        "channels",
+        "residual_units",
+        "fold",
+        "attention",
+        "mirrored",
+        "about",
+    ):
         assert getattr(back, name) == getattr(network, name)
     assert torch.equal(back.template, TEMPLATE) and torch.equal(back.faces, FACES)
     given = network_input(torch.rand(1, 24, 16))

@@ -53,6 +53,7 @@ def write_scene(path: str | Path, network: SceneNetwork) -> None:
         "channels": network.channels,
         "residual_units": network.residual_units,
         "fold": network.fold,
+        "attention": network.attention,
         "mirrored": network.mirrored,
         "structures": network.structures,
         "units": "mm",
@@ -81,6 +82,7 @@ def read_scene(path_or_name: str | Path) -> SceneNetwork:
             head["channels"],
             head["residual_units"],
             head["fold"],
+            head.get("attention", 0),  # files of before know neither
             head.get("mirrored", False),
             head["about"],
         )

@@ -80,7 +80,7 @@ def first_network(
         torch.manual_seed(settings.seed)
         network = SceneNetwork(
             model.mean, model.faces, model.names, pixels,
-            settings.channels, settings.residual_units, settings.fold,
+            settings.channels, settings.residual_units, settings.fold, settings.attention,
         )  # fmt: skip
     if init is not None:
         other = read_scene(init)
@@ -93,7 +93,16 @@ def first_network(
                 f"{init} knows {len(other.structures)} structures ({', '.join(other.structures)}), "
                 f"the samples show {len(network.structures)} ({', '.join(network.structures)})"
             )
-        network.layers.load_state_dict(other.layers.state_dict())
+        if other.attention not in (0, network.attention):
+            raise ValueError(
+                f"{init} has {other.attention} blocks of attention, not {network.attention}; "
+                "pass its own with --attention"
+            )
+        known = other.layers.state_dict()
+        if other.attention < network.attention:  # the new blocks begin without effect
+            own = network.layers.state_dict()
+            known = {name: known.get(name.replace(".bottom.", "."), value) for name, value in own.items()}
+        network.layers.load_state_dict(known)
         network.answer.load_state_dict(other.answer.state_dict())
     return network
 

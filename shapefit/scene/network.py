@@ -32,8 +32,8 @@ class SceneNetwork(nn.Module):
     longer side of the images that it was trained on, `channels` the width of each level, of which each but
     the last halves the image. Before that, squares of `fold` x `fold` pixels become one with as many
     channels, and at the end again pixels (Shi et al. 2016, CVPR): that makes it `fold` squared times as
-    quick. `mirrored` tells that it has learned from X-rays in a mirror too, `about` is what its file says of
-    its making.
+    quick. On the lowest level `attention` blocks let each place see all the others. `mirrored` tells that it
+    has learned from X-rays in a mirror too, `about` is what its file says of its making.
     Norms are over groups of channels (Wu & He 2018, ECCV): those of single channels take from an image's
     features their mean, and with it where on the bone it is as a whole.
     Raises ValueError for fewer than two levels, no structure and faces without vertices.
@@ -51,10 +51,12 @@ class SceneNetwork(nn.Module):
         channels: Sequence[int] = TrainSceneSettings().channels,
         residual_units: int = TrainSceneSettings().residual_units,
         fold: int = TrainSceneSettings().fold,
+        attention: int = TrainSceneSettings().attention,
         mirrored: bool = False,
         about: Mapping[str, str] | None = None,
     ) -> None:
-        from monai.networks.nets import UNet  # takes seconds, for which who asks for no network need not wait
+        # takes seconds, for which who asks for no network need not wait
+        from shapefit.scene.unet import AttentiveUNet
 
         super().__init__()
         if len(channels) < 2 or min(channels) < 1:
@@ -70,11 +72,13 @@ class SceneNetwork(nn.Module):
         self.channels = tuple(channels)
         self.residual_units = residual_units
         self.fold = fold
+        self.attention = attention
         self.mirrored = mirrored
         self.about = dict(about or {})
         self.register_buffer("template", template.to(torch.float32).clone())
         self.register_buffer("faces", faces.to(torch.int64).clone())
-        self.layers = UNet(
+        self.layers = AttentiveUNet(
+            attention,
             spatial_dims=2,
             in_channels=2 * fold**2,
             out_channels=self.channels[0],

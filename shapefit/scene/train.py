@@ -201,8 +201,8 @@ class _Run:
             return 0
         state = read_checkpoint(path, str(self.team.device))
         fixed = _fixed(self.settings)
-        # settings that are younger than the checkpoint were as they are by default
-        before = _fixed(TrainSceneSettings()) | state["settings"]
+        # settings that are younger than the checkpoint were as they are by default; attention was not there
+        before = _fixed(TrainSceneSettings(attention=0)) | state["settings"]
         if changed := [name for name, value in fixed.items() if before[name] != value]:
             was = ", ".join(f"{name} {before[name]} (now {fixed[name]})" for name in changed)
             raise ValueError(f"{path} was trained with {was}; train as before, or choose another output")

@@ -77,6 +77,8 @@ class TrainSceneSettings:
     """side, in pixels, of the squares that the network takes as one and answers as many"""
     residual_units: int = 1
     """convolutions within each level's residual unit"""
+    attention: int = 3
+    """blocks of attention on the lowest level, by which each place sees all the others"""
     rate: float = 2e-3
     """the optimiser's highest learning rate; it rises over `warmup` steps and falls as a cosine"""
     warmup: int = 200
