@@ -15,6 +15,7 @@ from shapefit.metrics import compare, tabulate
 from shapefit.render import render_mesh
 from shapefit.report import evaluation_page, fit_page, model_page, structure_colours, write_overlays
 from shapefit.report.colours import rgb
+from shapefit.report.fit_text import start_in_words
 from shapefit.report.overlay import outlines
 from shapefit.report.page import number
 from shapefit.report.scene_mesh import lighten, unseen_share
@@ -341,3 +342,16 @@ def test_a_page_and_all_its_switches_run_in_a_browser_without_an_error(kind, tmp
     seen = run_page(path)
     assert 'data-state="ready"' in seen.dom and 'data-clicked="all"' in seen.dom
     assert not seen.console
+
+
+def test_where_a_fit_began_is_told_in_words():
+    assert start_in_words({"kind": "prior"}) == ""
+    seen = {"kind": "scene", "network": "net", "network_says": "90 % agree", "doubt": ""}
+    assert start_in_words(seen) == "where net saw the bone (90 % agree)"
+    refused = seen | {"doubt": "mean overlap 0.1, below 0.8", "apart": 31.26}
+    assert start_in_words(refused) == (
+        "where net saw the bone (90 % agree; mean overlap 0.1, below 0.8; "
+        "a search over views ended 31.3 standard deviations away)"
+    )
+    replaced = start_in_words(refused | {"kind": "prior", "apart": 6.0})
+    assert replaced.startswith("elsewhere than net says (") and "6.0 standard deviations" in replaced

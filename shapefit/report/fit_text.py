@@ -32,6 +32,8 @@ def start_in_words(start: dict) -> str:
     if not network:
         return ""
     said = [text for text in (start.get("network_says"), start.get("doubt")) if text]
+    if apart := start.get("apart"):
+        said.append(f"a search over views ended {number(float(apart), 1)} standard deviations away")
     where = (
         f"where {network} saw the bone" if start.get("kind") == "scene" else f"elsewhere than {network} says"
     )

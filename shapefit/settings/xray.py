@@ -23,7 +23,7 @@ class FitSettings:
     """how much half the squared Mahalanobis distance of the shape counts against likeness to the images"""
     mask_prior_weight: float = 0.003
     """how much it counts against the overlap with masks, which leave less to doubt"""
-    belief: float = 0.3
+    belief: float = 0.1
     """share of these weights by which half the squared Mahalanobis distance from the pose and shape that a
     network saw counts instead (0: what it saw is the start of the fit and nothing more)"""
     image_weight: float = 0.1
