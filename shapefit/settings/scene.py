@@ -119,7 +119,7 @@ class TrainSceneSettings:
 class LocateSettings:
     """How pose and shape follow from scene coordinates."""
 
-    looks: int = 4
+    looks: int = 8
     """how often the network looks at each X-ray, somewhat moved and, if it has learned so, in a mirror"""
     structure_threshold: float = 0.5
     """probability from which a pixel counts as covered by the bone"""
