@@ -1,4 +1,4 @@
-"""What a network saw of a bone before a fit: a Gaussian about poses and shape, kept in the objective."""
+"""What a network saw of a bone before a fit: its poses and shape, and how surely, kept in the objective."""
 
 from typing import NamedTuple
 
@@ -19,7 +19,12 @@ class Belief(NamedTuple):
     def surprise(
         self, poses: Float[Tensor, "B P 4 4"], coefficients: Float[Tensor, "B K"]
     ) -> Float[Tensor, " B"]:
-        """Half the squared Mahalanobis distance: -log density, up to a constant."""
+        """Half the squared Mahalanobis distance d2, but far off less: D/2 log(1 + d2/D), D numbers in all.
+
+        A network may be wrong by more than it knows, and then what the images say must be able to win
+        (Lorentzian: Black & Rangarajan 1996, IJCV 19).
+        """
         twists = se3.log(se3.inverse(self.poses) @ poses.to(self.poses))
         away = torch.cat([twists.flatten(1), coefficients.to(self.poses) - self.coefficients], 1)
-        return 0.5 * (away @ self.precision * away).sum(1)
+        count = len(self.precision)
+        return 0.5 * count * torch.log1p((away @ self.precision * away).sum(1) / count)

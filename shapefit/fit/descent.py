@@ -80,12 +80,11 @@ def judge(
     masked = any(seen.target is not None for seen in problem.seen)
     weight = settings.mask_prior_weight if masked else settings.prior_weight
     sdd = float(problem.seen[0].camera.sdd)
-    if problem.belief is None:
-        prior = weight * coefficient_prior(candidates.coefficients)
-    else:  # has the shape's prior in it
+    expected = coefficient_prior(candidates.coefficients)
+    if problem.belief is not None:  # which has the shape's prior in it
         surprise = problem.belief.surprise(candidates.poses, candidates.coefficients)
-        prior = settings.belief * weight * surprise.to(total)
-    prior = prior + departure(candidates.poses, problem.camera_from_world, sdd, settings)
+        expected = torch.lerp(expected, surprise.to(expected), settings.belief)
+    prior = weight * expected + departure(candidates.poses, problem.camera_from_world, sdd, settings)
     return (total + prior) / len(problem.seen), terms
 
 

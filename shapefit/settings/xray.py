@@ -24,8 +24,8 @@ class FitSettings:
     mask_prior_weight: float = 0.003
     """how much it counts against the overlap with masks, which leave less to doubt"""
     belief: float = 0.1
-    """share of these weights by which half the squared Mahalanobis distance from the pose and shape that a
-    network saw counts instead (0: what it saw is the start of the fit and nothing more)"""
+    """share of these weights by which the distance from the pose and shape that a network saw counts, in its
+    deviations and less far off, beside the rest for the shape's own (0: it is only where the fit starts)"""
     image_weight: float = 0.1
     """how much likeness to the image counts beside the overlap with a mask"""
     shell: float = 2.5
