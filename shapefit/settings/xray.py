@@ -23,7 +23,7 @@ class FitSettings:
     """how much half the squared Mahalanobis distance of the shape counts against likeness to the images"""
     mask_prior_weight: float = 0.003
     """how much it counts against the overlap with masks, which leave less to doubt"""
-    belief: float = 0.1
+    belief: float = 0.0
     """share of these weights by which the distance from the pose and shape that a network saw counts, in its
     deviations and less far off, beside the rest for the shape's own (0: it is only where the fit starts)"""
     image_weight: float = 0.1
