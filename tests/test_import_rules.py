@@ -33,7 +33,7 @@ FLOORS = [
     | {"pairs", "registration", "remesh"},  # the parts of correspondence
     {"render", "correspondence", "io"}
     | {"bones", "template"}
-    | {"scene.coordinates", "scene.network"},  # what `io.scene` reads
+    | {"scene.coordinates", "scene.network", "scene.unet"},  # what `io.scene` reads
     {"fit", "scene", "report", "jobs"}
     | {"correspondence_quality", "landmark_transfer"}
     | {"build", "model_card", "model_quality", "quality_bands"},

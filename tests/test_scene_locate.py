@@ -372,17 +372,17 @@ def knowing_network(model: ShapeModel, look: Look) -> SceneNetwork:
 
 def test_a_network_s_view_is_located_on_the_view_s_own_camera(model, template):
     look = look_at(model, some_shape(model), AP, CAMERA, std=2.0)
-    network = knowing_network(model, look)
+    network, once = knowing_network(model, look), replace(SETTINGS, looks=1)
     fine = CAMERA.resized(192, 216)
-    located = locate_views(network, model, [View(torch.full((192, 216), 0.5), fine)], SETTINGS)
+    located = locate_views(network, model, [View(torch.full((192, 216), 0.5), fine)], once)
     assert located.found
     assert located.cameras == [CAMERA]
     assert torch.allclose(located.seen[0].entry, look.seen.entry, atol=1e-3)
     expected = locate_looks(template, model, [look._replace(seen=located.seen[0])], SETTINGS)
     assert torch.allclose(located.world_from_camera, expected.world_from_camera, rtol=0, atol=1e-3)  # mm
     posed = View(torch.full((192, 216), 0.5), fine, se3.inverse(AP))
-    assert locate_views(network, model, [posed], SETTINGS).posed
-    assert not locate_views(network, model, [posed], replace(SETTINGS, free_views=True)).posed
+    assert locate_views(network, model, [posed], once).posed
+    assert not locate_views(network, model, [posed], replace(once, free_views=True)).posed
 
 
 def test_pixels_that_are_not_valid_have_no_vote_in_a_view(model):
