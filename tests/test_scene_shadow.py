@@ -97,6 +97,20 @@ def test_masks_add_to_what_is_known_and_take_nothing_from_it(model):
     torch.testing.assert_close(vague.poses, start.poses)
 
 
+def test_masks_that_no_shadow_is_like_tell_less(model):
+    start = guess(model, TRUTH[None])
+    given = mask(model, start.coefficients, TRUTH)
+    noise = torch.rand(given.probability.shape, generator=torch.Generator().manual_seed(0))
+    blocks = torch.nn.functional.avg_pool2d(noise, 12).repeat_interleave(12, -1).repeat_interleave(12, -2)
+    stds = []
+    for share in (0.0, 0.4, 0.8):  # of the masks that is something else
+        other = torch.lerp(given.probability, (blocks > 0.5).float(), share)
+        found = match_shadows([sight()], [given._replace(probability=other)], start, model, SETTINGS)
+        stds.append(float(found.covariance.diagonal()[:3].sum().sqrt()))
+    assert stds[0] < stds[1] < 0.9 * stds[2]
+    assert stds[2] < float(start.covariance.diagonal()[:3].sum().sqrt())
+
+
 def test_pixels_that_are_not_valid_say_nothing(model):
     start = guess(model, (TRUTH @ se3.exp(OFF))[None])
     given = mask(model, start.coefficients, TRUTH)

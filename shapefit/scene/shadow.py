@@ -25,6 +25,9 @@ FACES = 1000
 SOFT = 2.0  # pixels, standard deviation of the blur that makes shadows differentiable
 ROUNDS, HALVINGS = 3, 3
 ALIKE = 20.0  # pixels err alike: of so many, one counts for how sure the answer is
+# root mean square at the edges of shadows, of what they differ by from the masks seen in simulated X-rays;
+# where they differ more, as in X-rays of a kind that the network does not know, masks tell less
+USUAL = 0.16
 # rad, mm, standard deviations: differences from which derivatives are taken
 TURN, SHIFT, STD = 0.02, 3.0, 0.4
 NEAREST = 50.0  # mm from the source that any vertex may lie
@@ -49,14 +52,15 @@ def match_shadows(
 
     What was found is the prior, normal with its covariance. Each pixel of the structures' shadows differs
     from their probabilities, both blurred, with the standard deviation `settings.shadow`. Gauss-Newton with
-    central differences; a solution with no covariance, or at the source, stays as it is.
+    central differences; a solution with no covariance, or at the source, stays as it is. The less the shadows
+    found are like the masks, the less the masks add to the covariance's inverse.
     """
     prior = inverse_covariance(solution.covariance)
     if not torch.isfinite(prior).all():
         return solution
     shared = [_shared(mask, model.names) for mask in masks]
     stage = _Stage(sights, shared, solution, coarsened(model, FACES), settings.shadow)
-    twist, told = torch.zeros(len(prior), dtype=torch.float64), torch.zeros_like(prior)
+    twist, told, unlike = torch.zeros(len(prior), dtype=torch.float64), torch.zeros_like(prior), 1.0
     steps = stage.differences()
     for _ in range(ROUNDS):
         around = stage.misses(torch.cat([twist[None], twist + steps.diag(), twist - steps.diag()]))
@@ -64,7 +68,7 @@ def match_shadows(
             break
         misses, ahead, behind = around[0], *around[1:].chunk(2)
         slope = (ahead - behind) / (2 * steps[:, None])
-        told = slope @ slope.T
+        told, unlike = slope @ slope.T, _unlike(misses * settings.shadow, slope * steps[:, None])
         step = torch.linalg.solve(told + prior, slope @ misses + prior @ twist)
         cost = float(misses.square().sum() + twist @ prior @ twist)
         for halving in range(HALVINGS):
@@ -77,8 +81,16 @@ def match_shadows(
         return solution
     poses, coefficients = stage.at(twist[None])
     return solution._replace(
-        poses=poses[0], coefficients=coefficients[0], covariance=inverse_covariance(told / ALIKE + prior)
+        poses=poses[0],
+        coefficients=coefficients[0],
+        covariance=inverse_covariance(told / (ALIKE * unlike) + prior),
     )
+
+
+def _unlike(misses: Float[Tensor, " N"], moves: Float[Tensor, "D N"]) -> float:
+    """How much larger than `USUAL` the misses' mean square is where shadows can move; at least 1."""
+    edge = moves.square().sum(0)
+    return max(1.0, float((edge * misses.square()).sum() / edge.sum().clamp(min=1e-9)) / USUAL**2)
 
 
 class _Shared(NamedTuple):
