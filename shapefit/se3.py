@@ -47,6 +47,17 @@ def inverse(motion: Float[Tensor, "*batch 4 4"]) -> Float[Tensor, "*batch 4 4"]:
     return _assemble(transposed, -(transposed @ motion[..., :3, 3:])[..., 0])
 
 
+def adjoint(motion: Float[Tensor, "*batch 4 4"]) -> Float[Tensor, "*batch 6 6"]:
+    """What takes twists (rotation, translation) from one side to the other: T exp(x) = exp(adjoint(T) x) T.
+
+    Murray, Li & Sastry 1994, "A mathematical introduction to robotic manipulation", with rotations first.
+    """
+    rotation, translation = motion[..., :3, :3], motion[..., :3, 3]
+    none = torch.zeros_like(rotation)
+    upper = torch.cat([rotation, none], -1)
+    return torch.cat([upper, torch.cat([hat(translation) @ rotation, rotation], -1)], -2)
+
+
 def transform(
     target_from_source: Float[Tensor, "*batch 4 4"], points: Float[Tensor, "*points 3"]
 ) -> Float[Tensor, "*moved 3"]:

@@ -72,7 +72,7 @@ def pretend(monkeypatch):
     seen = {}
 
     def answer(**changes):
-        def register_views(matter, views, settings, progress=None, init=None):
+        def register_views(matter, views, settings, progress=None, init=None, belief=None):
             seen.update(matter=matter, views=views, settings=settings, init=init)
             return registered.found(count=len(views), **changes)
 

@@ -10,8 +10,9 @@ import trimesh
 
 from shapefit import se3
 from shapefit.camera import Camera, world_from_view
+from shapefit.fit.belief import rigid_belief
 from shapefit.fit.rigid import likeness, register_views
-from shapefit.fit.rigid_descent import losses, moved
+from shapefit.fit.rigid_descent import costs, drawn, losses, moved
 from shapefit.fit.rigid_likeness import features, patches, random_patches, seen, tiles
 from shapefit.fit.rigid_scene import posed_problem, scene_at, spread
 from shapefit.registration_metrics import mtre, rotation_error
@@ -263,3 +264,65 @@ def test_the_gradient_is_the_slope_of_the_loss():
     with torch.no_grad():
         slope = torch.stack([(loss(s) - loss(-s)) / 0.04 for s in step])
     assert torch.allclose(gradient[0], slope, atol=0.02 * float(slope.abs().max()))
+
+
+STD = torch.tensor([0.03, 0.04, 0.05, 2.0, 3.0, 8.0], dtype=torch.float64)
+
+
+def test_what_a_network_saw_of_a_bone_is_the_same_in_the_bone_s_own_frame():
+    bone_from_model = se3.exp(torch.tensor([0.4, -0.3, 0.5, 30.0, -20.0, 45.0], dtype=torch.float64))
+    known = rigid_belief(STD.square().diag(), TRUTH, bone_from_model)
+    step = torch.tensor([0.02, -0.05, 0.03, 1.0, 4.0, -9.0], dtype=torch.float64)
+    moved_model = (TRUTH @ bone_from_model) @ se3.exp(step)
+    there = moved_model @ se3.inverse(bone_from_model)
+    squared = (step / STD).square().sum()
+    none = torch.zeros(1, 0, dtype=torch.float64)
+    assert float(known.surprise(there[None, None], none)) == pytest.approx(
+        float(3 * torch.log1p(squared / 6)), rel=1e-6
+    )
+    assert rigid_belief(torch.inf * torch.eye(6), TRUTH, bone_from_model) is None
+
+
+def test_a_belief_s_curvature_is_that_of_its_surprise_where_it_expects_the_bone():
+    root = torch.randn(6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    known = rigid_belief(root @ root.T, TRUTH, torch.eye(4))
+    none = torch.zeros(1, 0, dtype=torch.float64)
+
+    def surprise(twist: torch.Tensor) -> torch.Tensor:
+        return known.surprise((known.poses @ se3.exp(twist))[None], none)[0]
+
+    at = torch.zeros(6, dtype=torch.float64)
+    hessian = torch.autograd.functional.hessian(surprise, at)
+    eye = torch.eye(6, dtype=torch.float64)[None]
+    torch.testing.assert_close(known.curvature(at[None], eye)[0], hessian, rtol=1e-6, atol=1e-9)
+
+
+def test_where_the_image_says_nothing_the_network_is_heard():
+    noise = torch.rand(64, 64, generator=torch.Generator().manual_seed(3)) * 0.2 + 0.4
+    view = [View(noise, CAMERA, pose(0.0))]
+    known = rigid_belief(STD.square().diag(), TRUTH, torch.eye(4))
+    heard, alone = (register_views(CT, view, QUICK, init=TRUTH, belief=b) for b in (known, None))
+    none = torch.zeros(1, 0, dtype=torch.float64)
+    off = [known.away(fit.world_from_bone[None, None], none).div(STD).norm() for fit in (heard, alone)]
+    assert off[0] < 4 and off[0] < 0.7 * off[1]
+
+
+def test_where_the_image_speaks_it_wins():
+    known = rigid_belief((0.3 * STD).square().diag(), START, torch.eye(4))  # wrong, and sure of it
+    fit = register_views(CT, VIEWS, QUICK, init=START, belief=known)
+    plain = register_views(CT, VIEWS, QUICK, init=START)
+    assert error(START) > 4 and error(fit.world_from_bone) < error(plain.world_from_bone) + 0.5
+
+
+def test_what_is_descended_is_the_losses_and_the_belief():
+    problem = posed_problem(CT, VIEWS, QUICK, START)
+    scene = scene_at(problem, 32)
+    compared, poses = drawn(scene, 0), torch.stack([START, TRUTH])
+    plain = losses(scene, poses, compared).double().mean(1)
+    torch.testing.assert_close(costs(scene, poses, compared), plain)
+    known = rigid_belief(STD.square().diag(), START, torch.eye(4))
+    surprise = known.surprise(poses[:, None], torch.zeros(2, 0, dtype=torch.float64))
+    torch.testing.assert_close(
+        costs(scene._replace(belief=known), poses, compared), plain + QUICK.belief * surprise
+    )
+    assert surprise[0] < 1e-9 < 1 < surprise[1]

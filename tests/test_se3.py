@@ -38,6 +38,13 @@ def test_exp_undoes_log_everywhere(angle, axis):
 
 
 @pytest.mark.parametrize("angle", ANGLES)
+def test_the_adjoint_takes_twists_to_the_other_side(angle):
+    motion, small = se3.exp(twist(angle)), twist(0.4, AXES[1], (-3.0, 8.0, 5.0))
+    moved = se3.adjoint(motion[None])[0] @ small
+    torch.testing.assert_close(motion @ se3.exp(small), se3.exp(moved) @ motion)
+
+
+@pytest.mark.parametrize("angle", ANGLES)
 def test_float32_loses_no_more_than_its_rounding(angle):
     exact = se3.exp(twist(angle))
     motion = se3.exp(twist(angle, dtype=torch.float32))

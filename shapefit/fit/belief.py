@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from shapefit import se3
+from shapefit.gaussian import inverse_covariance
 
 
 class Belief(NamedTuple):
@@ -24,7 +25,37 @@ class Belief(NamedTuple):
         A network may be wrong by more than it knows, and then what the images say must be able to win
         (Lorentzian: Black & Rangarajan 1996, IJCV 19).
         """
+        away = self.away(poses, coefficients)
+        return 0.5 * len(self.precision) * torch.log1p(self._relative(away))
+
+    def curvature(self, away: Float[Tensor, "B D"], slope: Float[Tensor, "B D N"]) -> Float[Tensor, "B N N"]:
+        """Of the surprise, by Gauss and Newton, in N numbers: from `away` and its derivatives in them."""
+        return slope.mT @ self.precision @ slope / (1 + self._relative(away))[:, None, None]
+
+    def away(
+        self, poses: Float[Tensor, "B P 4 4"], coefficients: Float[Tensor, "B K"]
+    ) -> Float[Tensor, "B D"]:
+        """Twists in turn from the poses expected, then differences of the coefficients."""
         twists = se3.log(se3.inverse(self.poses) @ poses.to(self.poses))
-        away = torch.cat([twists.flatten(1), coefficients.to(self.poses) - self.coefficients], 1)
-        count = len(self.precision)
-        return 0.5 * count * torch.log1p((away @ self.precision * away).sum(1) / count)
+        return torch.cat([twists.flatten(1), coefficients.to(self.poses) - self.coefficients], 1)
+
+    def _relative(self, away: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
+        return (away @ self.precision * away).sum(1) / len(self.precision)
+
+
+def rigid_belief(
+    covariance: Float[Tensor, "D D"],
+    world_from_bone: Float[Tensor, "4 4"],
+    bone_from_model: Float[Tensor, "4 4"],
+) -> Belief | None:
+    """What is expected of a known bone's pose; None where the covariance is infinite.
+
+    The covariance begins with that of a twist along the axes of the model by which the bone was seen (rad,
+    mm), about that model's origin.
+    """
+    covariance = covariance[:6, :6].double()
+    if not torch.isfinite(covariance).all():
+        return None
+    carried = se3.adjoint(bone_from_model.double())
+    precision = inverse_covariance(carried @ covariance @ carried.mT)
+    return Belief(world_from_bone.double()[None], covariance.new_zeros(0), precision)

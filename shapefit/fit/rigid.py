@@ -11,7 +11,8 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from shapefit import se3
-from shapefit.fit.rigid_descent import Scene, descend, drawn, losses
+from shapefit.fit.belief import Belief
+from shapefit.fit.rigid_descent import Scene, costs, descend, drawn
 from shapefit.fit.rigid_likeness import Patches, agreement, features
 from shapefit.fit.rigid_matter import line_integrals
 from shapefit.fit.rigid_scene import Problem, around_each, posed_problem, scene_at, spread
@@ -45,6 +46,7 @@ def register_views(
     settings: RegisterSettings | None = None,
     progress: Callable[[str, float], None] | None = None,
     init: Float[Tensor, "*starts 4 4"] | None = None,
+    belief: Belief | None = None,
 ) -> RigidFit:
     """The pose world_from_bone at which a CT (attenuation, 1/mm) or closed meshes (mm) explain X-rays best.
 
@@ -52,7 +54,8 @@ def register_views(
     frame, with the camera placed as `settings.view` says. The search begins at `init` (the identity if
     absent: the bone lies where its file's coordinates say) and looks within `settings.translation_range` and
     `settings.rotation_range` of it; several of them share the `settings.starts`, and those at which an X-ray
-    misses the bone are left out. A registration that does not explain the images is returned with
+    misses the bone are left out. `belief` says where a network saw the bone, and how surely
+    (`rigid_belief`), which then counts too. A registration that does not explain the images is returned with
     `converged=False` and the reason. Raises ValueError for no views, views without a pose beside others, a CT
     in Hounsfield units or empty, meshes that are open, an `init` that is not rigid, and a bone that an
     X-ray misses at its start (at each of them).
@@ -65,6 +68,8 @@ def register_views(
     report = progress or (lambda text, share: None)
     report("preparing", 0.0)
     problem = posed_problem(matter, views, settings, init)
+    if belief is not None:
+        belief = Belief(*(part.to(problem.starts) for part in belief))
     generator = torch.Generator().manual_seed(settings.seed)
     history: list[dict] = []
     scene = scene_at(problem, settings.pixels[0])
@@ -73,7 +78,7 @@ def register_views(
     for n, name in enumerate(STAGES):
         report(f"{name} images", (0.05, 0.35, 0.6)[n])
         how = settings if name == STAGES[-1] else replace(settings, method="raymarch")
-        scene = scene_at(problem, settings.pixels[n])._replace(settings=how)
+        scene = scene_at(problem, settings.pixels[n])._replace(settings=how, belief=belief)
         compared = drawn(scene, settings.rays[n], generator)
         rank = _judged(scene, poses, compared).argsort()
         keep, rest = rank.split([count := min(len(rank), (*settings.finalists, 1)[n]), len(rank) - count])
@@ -114,7 +119,7 @@ def likeness(
 
 @torch.no_grad()
 def _judged(scene: Scene, poses: Float64[Tensor, "B 4 4"], compared: list[Patches]) -> Float[Tensor, "B"]:
-    return torch.cat([losses(scene, some, compared).mean(1) for some in poses.split(TOGETHER)])
+    return torch.cat([costs(scene, some, compared).float() for some in poses.split(TOGETHER)])
 
 
 def _candidates(

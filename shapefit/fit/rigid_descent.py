@@ -12,6 +12,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from shapefit import se3
+from shapefit.fit.belief import Belief
 from shapefit.fit.rigid_likeness import Patches, Seen, features, patches, random_patches, tiles
 from shapefit.fit.rigid_matter import line_integrals
 from shapefit.fit.start import Bone
@@ -34,6 +35,7 @@ class Scene(NamedTuple):
     axes: Float64[Tensor, "3 3"]  # columns: directions of tangent steps, in the world
     unit: Float64[Tensor, "6"]  # steps of about the same effect: radians and mm
     settings: RegisterSettings
+    belief: Belief | None = None  # of a network, in the pose world_from_bone
 
 
 def drawn(scene: Scene, rays: int, generator: torch.Generator | None = None) -> list[Patches]:
@@ -70,6 +72,15 @@ def losses(scene: Scene, poses: Float64[Tensor, "B 4 4"], compared: list[Patches
     """1 - correlation of each pose in each view: 0 is a perfect match, about 1 no likeness at all."""
     found = described(scene, poses, compared)
     return torch.stack([1 - own @ part.features for own, part in zip(found, compared, strict=True)], 1)
+
+
+def costs(scene: Scene, poses: Float64[Tensor, "B 4 4"], compared: list[Patches]) -> Float64[Tensor, "B"]:
+    """What is descended: the losses' mean, and how far poses are from where a network saw the bone."""
+    loss = losses(scene, poses, compared).double().mean(1)
+    if scene.belief is None:
+        return loss
+    surprise = scene.belief.surprise(poses[:, None], poses.new_zeros(len(poses), 0))
+    return loss + scene.settings.belief * surprise
 
 
 def moved(
@@ -130,10 +141,10 @@ def descend(
 def _slope(
     scene: Scene, poses: Float64[Tensor, "B 4 4"], compared: list[Patches]
 ) -> tuple[Float64[Tensor, "B"], Float64[Tensor, "B 6"]]:
-    """Loss, mean over the views, and its gradient in a step's twist."""
+    """What is descended, and its gradient in a step's twist."""
     twist = torch.zeros(len(poses), 6).to(poses).requires_grad_()
     with torch.enable_grad():
-        loss = losses(scene, moved(scene, poses, twist), compared).double().mean(1)
+        loss = costs(scene, moved(scene, poses, twist), compared)
         (gradient,) = torch.autograd.grad(loss.sum(), twist)
     return loss.detach(), gradient
 
@@ -142,10 +153,15 @@ def _slope(
 def _curvature(
     scene: Scene, poses: Float64[Tensor, "B 4 4"], compared: list[Patches]
 ) -> Float64[Tensor, "B 6 6"]:
-    """Products of the features' derivatives in each direction of a step."""
+    """Products of the features' derivatives in each direction of a step, and the belief's own curvature."""
     probes = torch.cat([torch.zeros(1, 6), PROBE * torch.eye(6)]).to(poses)
+    probed = moved(scene, poses[:, None], probes).flatten(0, 1)
     total = torch.zeros(len(poses), 6, 6).to(poses)
-    for own in described(scene, moved(scene, poses[:, None], probes).flatten(0, 1), compared):
+    if scene.belief is not None:
+        away = scene.belief.away(probed[:, None], poses.new_zeros(len(probed), 0)).unflatten(0, (-1, 7))
+        slope = (away[:, 1:] - away[:, :1]).mT / PROBE
+        total = scene.settings.belief * scene.belief.curvature(away[:, 0], slope)
+    for own in described(scene, probed, compared):
         own = own.unflatten(0, (len(poses), 7))
         jacobian = ((own[:, 1:] - own[:, :1]) / PROBE).double()
         total = total + jacobian @ jacobian.mT / len(compared)

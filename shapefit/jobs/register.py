@@ -26,6 +26,7 @@ from shapefit.jobs.scene_start import (
     RECORD,
     SCENE,
     ask_for_bone,
+    belief_of_bone,
     kind_of_start,
     nothing_registered,
 )
@@ -90,8 +91,14 @@ def register_job(
         if kind == SCENE and located is None:
             found = nothing_registered(asked, read.matter, views, settings)
         else:
+            belief = None if located is None else belief_of_bone(asked.located, located)
             found = register_views(
-                read.matter, views, settings, lambda what, fraction: tell(what, 0.7 * fraction), starts
+                read.matter,
+                views,
+                settings,
+                lambda what, fraction: tell(what, 0.7 * fraction),
+                starts,
+                belief,
             )
     begun = start if found.start is None else found.start
     if kind == AUTO:

@@ -11,6 +11,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from shapefit import se3
+from shapefit.fit.belief import Belief, rigid_belief
 from shapefit.fit.result import XRayFit
 from shapefit.fit.rigid import RigidFit
 from shapefit.fit.rigid_matter import matter_of, middle
@@ -154,6 +155,12 @@ def ask_for_bone(
     if not located.found:
         return AskedOfBone(asked, None)
     return AskedOfBone(asked, located.world_from_model @ se3.inverse(bone_from_model))
+
+
+def belief_of_bone(located: Located, world_from_bone: Float64[Tensor, "4 4"]) -> Belief | None:
+    """What a registration may expect of a known bone that `ask_for_bone` placed there."""
+    bone_from_model = se3.inverse(world_from_bone) @ located.world_from_model
+    return rigid_belief(located.covariance, world_from_bone, bone_from_model)
 
 
 def nothing_registered(

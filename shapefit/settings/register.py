@@ -35,6 +35,9 @@ class RegisterSettings:
     """mm, thickness of the cortical shell of a mesh in its X-ray"""
     interior: float = 0.1
     """attenuation of a mesh's interior relative to its cortical shell"""
+    belief: float = 0.005
+    """how much half the squared distance from the pose that a network saw, in its deviations and less far
+    off, counts against likeness (0: it is only where the search begins)"""
     accept: float = 0.4
     """correlation in patches with bone below which a registration is declared failed (0 to 1)"""
     seed: int = 0
