@@ -11,6 +11,10 @@ from scene_errors import pose_errors, shape_errors, surprises
 
 import shapefit as sf
 from shapefit import se3
+from shapefit.fit.belief import rigid_belief
+from shapefit.fit.rigid import register_views
+from shapefit.fit.rigid_matter import matter_of, middle
+from shapefit.fit.rigid_scene import poses_of
 from shapefit.fit.scene_start import SceneStart
 from shapefit.jobs.scene_start import start_of_fit
 from shapefit.pca import aligned_to
@@ -18,7 +22,7 @@ from shapefit.scene.locate import Located, locate_views
 from shapefit.scene.network import SceneNetwork
 from shapefit.scene.sample import Sample
 from shapefit.scene.simulate import Stage, simulate_sample, stage_of_shapes
-from shapefit.settings import LocateSettings, SimulateSettings
+from shapefit.settings import LocateSettings, RegisterSettings, SimulateSettings
 
 SAME = 0.05  # mm, by which a network's template may differ from the mean of the model that it was trained on
 
@@ -40,8 +44,9 @@ class Work:
     known: Known
     simulate: SimulateSettings
     locate: LocateSettings
-    fit: sf.FitSettings | None = None  # refine what was located
-    init: str = "auto"  # where the fit begins: auto, scene or prior
+    # refine what was located: a fit of shape and pose, or a registration of the one bone
+    refine: sf.FitSettings | RegisterSettings | None = None
+    init: str = "auto"  # where that begins: auto, scene or prior
 
 
 def left_out(
@@ -117,7 +122,10 @@ def run(work: Work, number: int) -> dict:
         return record
     if located.found:
         record |= _judged(known, sample, located, bone, work.locate.modes)
-    if work.fit is not None:
+    if work.refine is not None:
+        # bone that is bright is read as such: `--polarity bone-bright`
+        if sample.drawn["bright"]:
+            view = replace(view, image=1 - view.image)
         record["refined"] = _refined(work, sample, view, located, bone)
     return record
 
@@ -139,13 +147,8 @@ def _judged(known: Known, sample: Sample, located: Located, bone: int, modes: in
 
 
 def _refined(work: Work, sample: Sample, view: sf.View, located: Located, bone: int) -> dict:
-    """What a fit makes of it. Where `init` is scene, there is no fit without an answer.
-
-    The fit gets an X-ray whose bone is bright as `shapefit fit --polarity bone-bright` reads it.
-    """
+    """What a fit or a registration makes of it. Where `init` is scene, there is none without an answer."""
     known = work.known
-    if sample.drawn["bright"]:
-        view = replace(view, image=1 - view.image)
     began = time.process_time()
     if work.init == "scene" and not located.found:
         return {
@@ -155,15 +158,43 @@ def _refined(work: Work, sample: Sample, view: sf.View, located: Located, bone: 
             "reason": located.reason,
             "cpu_seconds": 0.0,
         }
-    fit = sf.fit_xrays(known.model, [view], work.fit, init=begin(located, work.init))
-    found = se3.transform(se3.inverse(fit.world_from_camera[0]), fit.vertices.double())
+    refine = _registered if isinstance(work.refine, RegisterSettings) else _fitted
+    found, told = refine(work, view, located)
     truth = se3.transform(sample.camera_from_bone.double(), known.shapes[bone])
     errors = pose_errors(found, truth, sample.camera) | shape_errors(found, truth, known.model.faces)
-    return {
+    return told | {"errors": errors, "cpu_seconds": time.process_time() - began}
+
+
+def _fitted(work: Work, view: sf.View, located: Located) -> tuple[torch.Tensor, dict]:
+    """Vertices (V, 3) in camera mm, and what is told of them."""
+    fit = sf.fit_xrays(work.known.model, [view], work.refine, init=begin(located, work.init))
+    found = se3.transform(se3.inverse(fit.world_from_camera[0]), fit.vertices.double())
+    return found, {
         "start": fit.start["kind"], "doubt": fit.start.get("doubt", ""), "apart": fit.start.get("apart"),
-        "errors": errors, "converged": fit.converged, "reason": fit.reason,
-        "cpu_seconds": time.process_time() - began,
+        "agreement": fit.terms[0]["agreement"], "converged": fit.converged, "reason": fit.reason,
     }  # fmt: skip
+
+
+def _registered(work: Work, view: sf.View, located: Located) -> tuple[torch.Tensor, dict]:
+    """The same of the one bone, as `shapefit register --init` places its meshes."""
+    model, settings = work.known.model, work.refine
+    meshes = model.surfaces(model.mean)
+    assumed = poses_of([view], middle(matter_of(meshes))[0], settings)[0]
+    belief = None
+    starts = {} if work.init == "scene" else {"prior": torch.eye(4, dtype=torch.float64)}
+    if located.found and work.init != "prior":
+        seen = se3.inverse(located.world_from_camera[0].double()) @ located.world_from_model.double()
+        starts = {"scene": assumed @ seen} | starts
+        belief = rigid_belief(located.covariance, assumed @ seen, torch.eye(4, dtype=torch.float64))
+    init = torch.stack(list(starts.values()))
+    fit = register_views(meshes, [view.posed(assumed)], settings, init=init, belief=belief)
+    found = se3.transform(se3.inverse(fit.world_from_camera[0]) @ fit.world_from_bone, model.mean.double())
+    return found, {
+        "start": next(kind for kind, start in starts.items() if torch.equal(fit.start, start)),
+        "agreement": fit.terms[0]["agreement"],
+        "converged": fit.converged,
+        "reason": fit.reason,
+    }
 
 
 def begin(located: Located, init: str) -> SceneStart | None:

@@ -3,14 +3,16 @@
 python scripts/study_scene.py simulated --left-out z036 z061 -o out/scene_simulated
 python scripts/study_scene.py specific --network z001.safetensors --model z001.h5 -o out/scene_specific
 python scripts/study_scene.py refined --left-out z036 z061 --runs 100 -o out/scene_refined
+python scripts/study_scene.py registered --network z001.safetensors --model z001.h5 -o out/scene_registered
 python scripts/study_scene.py fluoroscopy --data ../shared/data/fluoroscopy/specimen_18-2800.npz -o out/real
 
 `simulated`: the registered shapes of subjects left out of the network's model (and their mirror images), in
 turn, each X-ray with a pose, a body and a picture of its own from the prior of `shapefit simulate`; located
 with the model of the others. `specific`: the same for a model without modes, of which the network knows the
-one bone. `refined`: a fit starts from what was located, as in `shapefit fit --init`. In all three, errors
-are those of the bone in the camera's frame: `rotation` and `translation` are of the rigid motion between
-corresponding vertices, about their centre. A run without an answer counts in every share and median.
+one bone. `refined`: a fit starts from what was located, as in `shapefit fit --init`. `registered`: the one
+bone is placed from there on, as in `shapefit register --init`. In all four, errors are those of the bone in
+the camera's frame: `rotation` and `translation` are of the rigid motion between corresponding vertices, about
+their centre. A run without an answer counts in every share and median.
 `fluoroscopy`: 30 views of one specimen, without 3D truth: Dice of the hemipelves with masks drawn by hand;
 even positions in the file were there to tune on, odd ones not. A study goes on where it was interrupted:
 runs.jsonl has one line per run.
@@ -32,7 +34,7 @@ from scene_tables import curves, report
 import shapefit as sf
 from shapefit.io.atomic import prepare_output_dir, write_text
 from shapefit.io.scene import read_scene
-from shapefit.settings import FitSettings, LocateSettings, SimulateSettings
+from shapefit.settings import FitSettings, LocateSettings, RegisterSettings, SimulateSettings
 from shapefit.workers import Workers
 
 BATCH = 25  # runs that a worker does at a time
@@ -40,7 +42,9 @@ LIMITS = {  # what is asked for of a run, by study
     "simulated": {"rotation_deg": 4.0, "translation_mm": 23.0},
     "specific": {"rotation_deg": 2.0, "translation_mm": 12.0},
     "refined": {"rotation_deg": 2.0, "similarity_assd_mm": 2.5},
+    "registered": {"rotation_deg": 2.0, "translation_mm": 12.0},
 }
+LOCATED = {"refined": "simulated", "registered": "specific"}  # what these begin with, as that study has it
 CAPTURED = {"rotation_deg": 10.0, "in_plane_mm": 10.0}  # beyond, a refined fit is somewhere else
 
 
@@ -51,7 +55,7 @@ class Study:
     runs: int = 2700
     """simulated X-rays that show the bone"""
     empty: int = 300
-    """besides, X-rays of a body without it; none while fits are refined"""
+    """besides, X-rays of a body without it; none while poses are refined"""
     left_out: tuple[str, ...] = ()
     """subjects whose bones are shown, of the model; the network must not have seen them"""
     workers: int = 1
@@ -68,7 +72,7 @@ def runs(
 ) -> tuple[list[dict], list[dict]]:
     """The records of all runs, with and without the bone; those that are done are not done again."""
     had = {(r["kind"], r["number"]) for r in done}
-    kinds = {"bone": study.runs, "empty": 0 if what == "refined" else study.empty}
+    kinds = {"bone": study.runs, "empty": 0 if what in LOCATED else study.empty}
     plan: list[tuple[str, list[int]]] = []
     for kind, count in kinds.items():
         left = [n for n in range(count) if (kind, n) not in had]
@@ -110,7 +114,7 @@ def begun(log: Path, about: dict) -> list[dict]:
 def result_of(what: str, shown: list[dict], empty: list[dict], references: dict) -> dict:
     """All figures of a study of simulated X-rays."""
     result = {
-        "located": summary(shown, LIMITS[what if what != "refined" else "simulated"]),
+        "located": summary(shown, LIMITS[LOCATED.get(what, what)]),
         "covariance": calibration(shown),
         "bones": {
             name: summary([r for r in shown if r["bone"] == name], LIMITS[what]) | references[name]
@@ -125,7 +129,7 @@ def result_of(what: str, shown: list[dict], empty: list[dict], references: dict)
     }
     if empty:
         result["empty"] = {"runs": len(empty), "answers": sum(r["found"] for r in empty)}
-    if what == "refined":
+    if what in LOCATED:
         fits = [r["refined"] for r in shown]
         lost = [
             f["errors"] is None or any(abs(f["errors"][k]) > most for k, most in CAPTURED.items())
@@ -144,7 +148,7 @@ def result_of(what: str, shown: list[dict], empty: list[dict], references: dict)
 
 
 def main(
-    what: tyro.conf.Positional[Literal["simulated", "specific", "refined", "fluoroscopy"]],
+    what: tyro.conf.Positional[Literal["simulated", "specific", "refined", "registered", "fluoroscopy"]],
     /,
     *,
     output: Annotated[Path, tyro.conf.arg(aliases=("-o",))],
@@ -155,21 +159,23 @@ def main(
     simulate: SimulateSettings = SimulateSettings(seed=2_000_000, deformation=0.0),
     locate: LocateSettings = LocateSettings(),
     fit: FitSettings = FitSettings(free_views=True),
+    register: RegisterSettings = RegisterSettings(),
     init: Literal["auto", "scene", "prior", "none"] = "auto",
 ) -> None:
     """Measure what a scene network locates.
 
     Args:
-        what: simulated X-rays of bones left out, of the one bone known, fits that start there, or real ones
+        what: simulated X-rays of bones left out, of the one bone known, fits or registrations that start
+            there, or real ones
         output: folder for runs.jsonl, scene.json, scene.md and scene.png
         network: a network's file, or the name of one that comes with shapefit
         model: the shape model with its training shapes, or, for one bone, a model without modes
-        init: where fits begin: auto (the network, if it is believed), scene (only there), prior (a search),
-            or none: real views are located and not fitted
+        init: where fits and registrations begin: auto (the network, if it is believed), scene (only there),
+            prior (a search), or none: real views are located and not fitted
         data: the archive of real views (image, segmentation, valid, view, pixel_spacing_mm, sdd_mm)
     """
-    if what == "refined" and init == "none":
-        sys.exit("fits that are refined begin somewhere: --init auto, scene or prior")
+    if what in LOCATED and init == "none":
+        sys.exit("poses that are refined begin somewhere: --init auto, scene or prior")
     prepare_output_dir(output)
     seer, bones = read_scene(network), sf.read_model(model)
     about = {"what": what, "network": Path(network).name, "model": Path(model).name, "locate": asdict(locate)}
@@ -181,17 +187,18 @@ def main(
         scene_fluoroscopy.study(seer, bones, data, locate, fit, init, output, done)
         return
     about |= {"left_out": list(study.left_out), "simulate": asdict(simulate)}
-    if what == "refined":
-        about |= {"fit": asdict(fit), "init": init}
+    refine = {"refined": fit, "registered": register}.get(what)
+    if refine is not None:
+        about |= {"refine": asdict(refine), "init": init}
     try:
-        if what == "specific":
+        if what in ("specific", "registered"):
             known = scene_runs.one_bone(seer, bones, simulate)
         else:
             known = scene_runs.left_out(seer, bones, study.left_out, simulate)
     except ValueError as error:
         sys.exit(f"error: {error}")
     done = begun(output / "runs.jsonl", about)
-    work = scene_runs.Work(known, simulate, locate, fit if what == "refined" else None, init)
+    work = scene_runs.Work(known, simulate, locate, refine, init)
     shown, empty = runs(what, study, work, output / "runs.jsonl", done)
     result = about | result_of(what, shown, empty, scene_runs.references(known, locate.modes))
     write_text(output / "scene.json", json.dumps(result, indent=1))

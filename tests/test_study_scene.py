@@ -22,7 +22,13 @@ from shapefit.scene.coordinates import Coordinates
 from shapefit.scene.locate import Look, locate_looks, template_surface
 from shapefit.scene.network import SceneNetwork
 from shapefit.scene.simulate import simulate_sample
-from shapefit.settings import EvaluateSettings, FitSettings, LocateSettings, SimulateSettings
+from shapefit.settings import (
+    EvaluateSettings,
+    FitSettings,
+    LocateSettings,
+    RegisterSettings,
+    SimulateSettings,
+)
 from shapefit.view import View
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -40,6 +46,10 @@ LOCATE = LocateSettings(modes=5, least_area=0.005)
 QUICK_FIT = FitSettings(
     free_views=True, starts=3, finalists=1, steps=(3, 3, 6), start_pixels=24, fine_pixels=48, accept=0.0
 )
+QUICK_REGISTER = RegisterSettings(
+    starts=6, finalists=(3, 2), pixels=(24, 32, 48), steps=(4, 3, 8), patch=12, rotation_range=4.0,
+    translation_range=4.0,
+)  # fmt: skip
 OUT = ("case1", "case4")
 
 
@@ -303,15 +313,20 @@ def test_a_real_view_goes_through_all_stages(study, files, oracle, monkeypatch, 
     assert not blind["found"] and set(blind["dice"]) == {"network"} and blind["start"] is None
 
 
-def test_the_one_bone_that_is_known_is_located(study, files, oracle, tmp_path):
+@pytest.fixture
+def one_bone(tmp_path) -> dict[str, str]:
+    """A model without modes and a network of its mesh."""
     model = small.small_model().truncate(0)
-    file, weights = tmp_path / "one.h5", tmp_path / "one.safetensors"
-    write_model(file, model)
+    write_model(tmp_path / "one.h5", model)
     network = SceneNetwork(model.mean, model.faces, model.names, 32, channels=(4, 4), residual_units=1)
-    write_scene(weights, network)
+    write_scene(tmp_path / "one.safetensors", network)
+    return {"model": str(tmp_path / "one.h5"), "network": str(tmp_path / "one.safetensors")}
+
+
+def test_the_one_bone_that_is_known_is_located(study, one_bone, oracle, tmp_path):
     study.main(
-        "specific", output=tmp_path, network=str(weights), model=str(file),
-        study=study.Study(runs=4, empty=0), simulate=SIMULATE, locate=LOCATE,
+        "specific", output=tmp_path, study=study.Study(runs=4, empty=0), simulate=SIMULATE, locate=LOCATE,
+        **one_bone,
     )  # fmt: skip
     result = json.loads((tmp_path / "scene.json").read_text())
     assert result["located"]["within"] == 1.0
@@ -320,3 +335,22 @@ def test_the_one_bone_that_is_known_is_located(study, files, oracle, tmp_path):
         "mean_shape": pytest.approx(0, abs=1e-9),
         "models_best": pytest.approx(0, abs=1e-9),
     }
+
+
+@pytest.mark.parametrize("init", ["scene", "auto"])
+def test_registrations_that_start_from_what_was_located_are_measured(study, one_bone, oracle, init, tmp_path):
+    oracle.blind = (1,)
+    study.main(
+        "registered", output=tmp_path, study=study.Study(runs=3), simulate=SIMULATE, locate=LOCATE,
+        register=QUICK_REGISTER, init=init, **one_bone,
+    )  # fmt: skip
+    refined = json.loads((tmp_path / "scene.json").read_text())["refined"]
+    lines = (tmp_path / "runs.jsonl").read_text().splitlines()[1:]
+    kinds = [json.loads(line)["refined"]["start"] for line in lines]
+    if init == "scene":
+        assert kinds == ["scene", "none", "scene"] and refined["answers"] == 2
+        assert refined["measures"]["in_plane_mm"]["largest"] < 5  # of balls the turn is hardly seen
+        assert refined["capture_failures"] >= 1 / 3
+    else:
+        assert kinds[1] == "prior" and refined["answers"] == 3
+    assert refined["measures"]["similarity_assd_mm"]["largest"] < 1e-6
