@@ -192,6 +192,7 @@ def _registered(work: Work, view: sf.View, located: Located) -> tuple[torch.Tens
     return found, {
         "start": next(kind for kind, start in starts.items() if torch.equal(fit.start, start)),
         "agreement": fit.terms[0]["agreement"],
+        "apart": fit.apart,
         "converged": fit.converged,
         "reason": fit.reason,
     }

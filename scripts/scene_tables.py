@@ -37,6 +37,7 @@ def report(result: dict) -> str:
             f"Began at the prior, with or without an answer: {part['started_from_prior']}. "
             f"{part['cpu_seconds']:.1f} s of CPU per fit."
         )
+        parts.append(_measures("Refined and believed", result["believed"]))
     if "empty" in result:
         empty = result["empty"]
         parts.append(f"Of {empty['runs']} X-rays without the bone, {empty['answers']} got an answer.")

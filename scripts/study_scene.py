@@ -144,6 +144,9 @@ def result_of(what: str, shown: list[dict], empty: list[dict], references: dict)
             "started_from_prior": sum(f["start"] == "prior" for f in fits),
             "cpu_seconds": sum(f["cpu_seconds"] for f in fits) / len(fits),
         }
+        # those that the fit itself calls failed are no answers of the command
+        answers = [f if f["converged"] else f | {"errors": None} for f in fits]
+        result["believed"] = summary(answers, LIMITS[what])
     return result
 
 

@@ -1,4 +1,5 @@
 import math
+import re
 from dataclasses import replace
 from itertools import pairwise
 
@@ -326,3 +327,16 @@ def test_what_is_descended_is_the_losses_and_the_belief():
         costs(scene._replace(belief=known), poses, compared), plain + QUICK.belief * surprise
     )
     assert surprise[0] < 1e-9 < 1 < surprise[1]
+
+
+def test_near_where_a_network_saw_the_bone_less_likeness_is_enough():
+    known = rigid_belief(STD.square().diag(), TRUTH, torch.eye(4))
+    away = rigid_belief((0.05 * STD).square().diag(), START, torch.eye(4))
+    strict = replace(QUICK, starts=1, accept=0.99, accept_near=0.3)
+    near, far, alone = (register_views(CT, VIEWS, strict, init=TRUTH, belief=b) for b in (known, away, None))
+    assert near.converged and near.apart < 1
+    assert re.search(r"at least 0.3; 0\.\d standard deviations from where a network saw", near.reason)
+    assert not far.converged and far.apart > strict.near and "below 0.99; " in far.reason
+    assert not alone.converged and alone.apart is None and alone.reason.endswith("below 0.99")
+    none = register_views(CT, VIEWS, replace(strict, accept_near=0.98), init=TRUTH, belief=known)
+    assert not none.converged and "below 0.98" in none.reason

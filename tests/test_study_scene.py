@@ -354,3 +354,7 @@ def test_registrations_that_start_from_what_was_located_are_measured(study, one_
     else:
         assert kinds[1] == "prior" and refined["answers"] == 3
     assert refined["measures"]["similarity_assd_mm"]["largest"] < 1e-6
+    believed = json.loads((tmp_path / "scene.json").read_text())["believed"]
+    good = [json.loads(line)["refined"]["converged"] for line in lines]
+    assert (believed["runs"], believed["answers"]) == (3, sum(good))
+    assert "## Refined and believed: 3 X-rays" in (tmp_path / "scene.md").read_text()

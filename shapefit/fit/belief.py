@@ -25,12 +25,13 @@ class Belief(NamedTuple):
         A network may be wrong by more than it knows, and then what the images say must be able to win
         (Lorentzian: Black & Rangarajan 1996, IJCV 19).
         """
-        away = self.away(poses, coefficients)
-        return 0.5 * len(self.precision) * torch.log1p(self._relative(away))
+        count = len(self.precision)
+        return 0.5 * count * torch.log1p(self.squared(self.away(poses, coefficients)) / count)
 
     def curvature(self, away: Float[Tensor, "B D"], slope: Float[Tensor, "B D N"]) -> Float[Tensor, "B N N"]:
         """Of the surprise, by Gauss and Newton, in N numbers: from `away` and its derivatives in them."""
-        return slope.mT @ self.precision @ slope / (1 + self._relative(away))[:, None, None]
+        farther = 1 + self.squared(away) / len(self.precision)
+        return slope.mT @ self.precision @ slope / farther[:, None, None]
 
     def away(
         self, poses: Float[Tensor, "B P 4 4"], coefficients: Float[Tensor, "B K"]
@@ -39,8 +40,9 @@ class Belief(NamedTuple):
         twists = se3.log(se3.inverse(self.poses) @ poses.to(self.poses))
         return torch.cat([twists.flatten(1), coefficients.to(self.poses) - self.coefficients], 1)
 
-    def _relative(self, away: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
-        return (away @ self.precision * away).sum(1) / len(self.precision)
+    def squared(self, away: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
+        """Mahalanobis distances, squared."""
+        return (away @ self.precision * away).sum(1)
 
 
 def rigid_belief(

@@ -38,6 +38,7 @@ class RigidFit:
     candidates: list[dict]  # winner and finalists: start, loss on fine patches, world_from_bone; best first
     seconds: float
     start: Float64[Tensor, "4 4"] | None = None  # of those given, that from whose surroundings the pose came
+    apart: float | None = None  # standard deviations from where a network saw the bone, if one did
 
 
 def register_views(
@@ -152,21 +153,34 @@ def _result(
         own = features(values, part.valid, settings.gradient_weight)[0]
         loss.append(float(1 - own @ part.features))
         terms.append({"agreement": agreement(values[0], part, settings.gradient_weight)})
-    converged, reason = _verdict(problem, pose, [term["agreement"] for term in terms])
+    apart = None if scene.belief is None else _apart(scene.belief, pose)
+    converged, reason = _verdict(problem, pose, [term["agreement"] for term in terms], apart)
     return RigidFit(
         pose.cpu(), se3.inverse(scene.camera_from_world).cpu(), loss, terms,
-        converged, reason, history, candidates, seconds, start,
+        converged, reason, history, candidates, seconds, start, apart,
     )  # fmt: skip
 
 
-def _verdict(problem: Problem, pose: Float64[Tensor, "4 4"], agreements: Sequence[float]) -> tuple[bool, str]:
-    """Whether a pose is believed, and why: by its agreement with the images, mean over the views."""
+def _apart(belief: Belief, pose: Float64[Tensor, "4 4"]) -> float:
+    return float(belief.squared(belief.away(pose[None, None], pose.new_zeros(1, 0)))[0].sqrt())
+
+
+def _verdict(
+    problem: Problem, pose: Float64[Tensor, "4 4"], agreements: Sequence[float], apart: float | None
+) -> tuple[bool, str]:
+    """Whether a pose is believed, and why: by its agreement with the images, mean over the views.
+
+    Less of it is enough near where a network saw the bone, `apart` standard deviations from there.
+    """
     settings, mean = problem.settings, sum(agreements) / len(agreements)
     if not (torch.isfinite(pose).all() and math.isfinite(mean)):
         return False, "the descent left the finite numbers"
-    good = mean >= settings.accept
+    seen = apart is not None and apart <= settings.near
+    least = min(settings.accept, settings.accept_near) if seen else settings.accept
+    good = mean >= least
     reason = (
-        f"mean correlation in patches that show bone {mean:.3f}, "
-        f"{'at least' if good else 'below'} {settings.accept:g}"
+        f"mean correlation in patches that show bone {mean:.3f}, {'at least' if good else 'below'} {least:g}"
     )
-    return good, reason
+    if apart is None or (good and mean >= settings.accept):
+        return good, reason
+    return good, f"{reason}; {apart:.1f} standard deviations from where a network saw the bone"

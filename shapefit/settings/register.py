@@ -40,6 +40,10 @@ class RegisterSettings:
     off, counts against likeness (0: it is only where the search begins)"""
     accept: float = 0.4
     """correlation in patches with bone below which a registration is declared failed (0 to 1)"""
+    near: float = 3.0
+    """standard deviations from where a network saw the bone, within which less correlation is asked for"""
+    accept_near: float = 0.2
+    """correlation below which a registration is declared failed there (0 to 1)"""
     seed: int = 0
     """of the spread of starts and of the patches that are drawn"""
     device: str = "cpu"
