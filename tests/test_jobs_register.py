@@ -209,7 +209,7 @@ def test_a_job_that_breaks_leaves_its_folder_as_it_was(world, tmp_path, monkeypa
 def test_the_start_is_read_and_handed_on(world, tmp_path, monkeypatch):
     seen = {}
 
-    def register_views(matter, views, settings, progress, init):
+    def register_views(matter, views, settings, progress, init, belief):
         seen.update(matter=matter, init=init)
         return registered.found()
 

@@ -93,12 +93,7 @@ def register_job(
         else:
             belief = None if located is None else belief_of_bone(asked.located, located)
             found = register_views(
-                read.matter,
-                views,
-                settings,
-                lambda what, fraction: tell(what, 0.7 * fraction),
-                starts,
-                belief,
+                read.matter, views, settings, lambda what, share: tell(what, 0.7 * share), starts, belief
             )
     begun = start if found.start is None else found.start
     if kind == AUTO:
