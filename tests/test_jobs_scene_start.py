@@ -200,6 +200,7 @@ def test_a_registration_begins_where_the_network_saw_the_bone(world, model, netw
     )
     assert record["init"]["kind"] == "scene" and "of the pixels agree" in record["init"]["network_says"]
     assert record["converged"], record["reason"]
+    assert 0 < record["init"]["apart"] < RIGID.near
     assert misplaced(torch.tensor(record["start"], dtype=torch.float64), world) < 3.0
     assert misplaced(torch.tensor(record["world_from_bone"], dtype=torch.float64), world) < 1.5
     write_surfaces(tmp_path / "truth", world.model.surfaces(world.vertices))

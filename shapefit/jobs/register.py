@@ -102,7 +102,7 @@ def register_job(
         output, bone, read, views, images, found, begun, settings,
         (landscape or LandscapeSettings()) if with_landscape else None, command,
         lambda what, fraction: tell(what, 0.7 + 0.3 * fraction),
-        begun={"kind": kind} | asked.told(),
+        begun={"kind": kind} | asked.told() | ({} if found.apart is None else {"apart": found.apart}),
     )  # fmt: skip
 
 
