@@ -38,6 +38,8 @@ def vertex_normals(
     vertices: Float[Tensor, "*batch V 3"], faces: Int[Tensor, "F 3"]
 ) -> Float[Tensor, "*batch V 3"]:
     """Unit normals of the vertices: the area-weighted mean of the faces around each."""
+    if vertices.ndim == 3 and len(vertices) > 1 and vertices.stride(0) == 0:  # one mesh, in many poses
+        return vertex_normals(vertices[:1], faces).expand_as(vertices)
     normals = face_normals(vertices, faces, unit=False).reshape(-1, 3)
     # all meshes of the batch as rows of one: adding along any other axis is ten times slower
     total = torch.zeros_like(vertices).reshape(-1, 3)

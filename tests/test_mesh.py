@@ -68,6 +68,20 @@ def test_normals_of_a_sphere_point_outwards():
     assert float((mesh.face_normals(vertices, faces) * along).sum(1).min()) > 0.999
     outwards = torch.nn.functional.normalize(vertices, dim=1)
     assert float((mesh.vertex_normals(vertices, faces) * outwards).sum(1).min()) > 0.999
+
+
+def test_one_mesh_in_many_poses_has_the_normals_and_gradients_of_its_copies():
+    vertices, faces = tensors(trimesh.creation.icosphere(subdivisions=1, radius=50.0))
+    weight = torch.randn(4, *vertices.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    results = []
+    for copied in (False, True):
+        given = vertices.clone().requires_grad_()
+        many = given.expand(4, -1, -1)
+        normals = mesh.vertex_normals(many.clone() if copied else many, faces)
+        (gradient,) = torch.autograd.grad((normals * weight).sum(), given)
+        results.append((normals.detach(), gradient))
+    assert torch.equal(results[0][0], results[1][0])
+    torch.testing.assert_close(results[0][1], results[1][1])
     areas = mesh.face_normals(vertices, faces, unit=False).norm(dim=1) / 2
     assert float(areas.sum()) == pytest.approx(float(mesh.area(vertices, faces)))
 
