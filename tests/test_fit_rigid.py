@@ -340,3 +340,26 @@ def test_near_where_a_network_saw_the_bone_less_likeness_is_enough():
     assert not alone.converged and alone.apart is None and alone.reason.endswith("below 0.99")
     none = register_views(CT, VIEWS, replace(strict, accept_near=0.98), init=TRUTH, belief=known)
     assert not none.converged and "below 0.98" in none.reason
+
+
+def test_what_another_start_leads_to_is_taken_only_if_it_explains_the_images(monkeypatch):
+    known = rigid_belief(STD.square().diag(), TRUTH, torch.eye(4))
+    wrong = torch.eye(4, dtype=torch.float64)
+    wrong[:3, 3] = torch.tensor([20.0, 0.0, 20.0])
+    seen = []
+
+    def search(problem, belief, report, began):
+        seen.append(len(problem.starts))
+        last = problem.starts[-1]
+        return replace(plain, start=last, world_from_bone=last, converged=bool(believed and len(seen) == 1))
+
+    quick = replace(QUICK, starts=4, finalists=(1, 1), steps=(1, 1, 1))
+    plain = register_views(CT, VIEWS, quick, init=TRUTH)
+    monkeypatch.setattr("shapefit.fit.rigid._search", search)
+    for believed, calls in ((True, [2]), (False, [2, 1])):
+        seen.clear()
+        fit = register_views(CT, VIEWS, quick, init=torch.stack([TRUTH, wrong]), belief=known)
+        assert seen == calls and torch.equal(fit.start, wrong if believed else TRUTH)
+    seen.clear()
+    register_views(CT, VIEWS, quick, init=torch.stack([TRUTH, wrong]))
+    assert seen == [2]  # no network saw anything: no start is before the others

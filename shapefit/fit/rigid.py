@@ -56,7 +56,8 @@ def register_views(
     absent: the bone lies where its file's coordinates say) and looks within `settings.translation_range` and
     `settings.rotation_range` of it; several of them share the `settings.starts`, and those at which an X-ray
     misses the bone are left out. `belief` says where a network saw the bone, and how surely
-    (`rigid_belief`), which then counts too. A registration that does not explain the images is returned with
+    (`rigid_belief`), which then counts too; that is the first start, and what others lead to is taken only if
+    it explains the images. A registration that does not explain the images is returned with
     `converged=False` and the reason. Raises ValueError for no views, views without a pose beside others, a CT
     in Hounsfield units or empty, meshes that are open, an `init` that is not rigid, and a bone that an
     X-ray misses at its start (at each of them).
@@ -69,8 +70,22 @@ def register_views(
     report = progress or (lambda text, share: None)
     report("preparing", 0.0)
     problem = posed_problem(matter, views, settings, init)
-    if belief is not None:
-        belief = Belief(*(part.to(problem.starts) for part in belief))
+    if belief is None:
+        return _search(problem, None, report, began)
+    belief = Belief(*(part.to(problem.starts) for part in belief))
+    found = _search(problem, belief, report, began)
+    first = problem.starts[0].cpu()
+    seen = init is not None and torch.equal(first, init.detach().cpu().double().reshape(-1, 4, 4)[0])
+    if found.converged or not seen or torch.equal(first, found.start):
+        return found
+    return _search(problem._replace(starts=problem.starts[:1]), belief, report, began)
+
+
+def _search(
+    problem: Problem, belief: Belief | None, report: Callable[[str, float], None], began: float
+) -> RigidFit:
+    """From many poses around the starts to one, from coarse images to fine ones."""
+    settings = problem.settings
     generator = torch.Generator().manual_seed(settings.seed)
     history: list[dict] = []
     scene = scene_at(problem, settings.pixels[0])
