@@ -1,5 +1,6 @@
 """How far a located bone is from the true one, in the camera's frame, where all vertices correspond."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -107,14 +108,18 @@ def summary(records: Sequence[dict], limits: dict[str, float]) -> dict:
         "runs": len(records),
         "answers": len(answers),
         "without_answer": 1 - len(answers) / len(records),
-        # what precedes a colon; numbers follow it
         "reasons": dict(
-            Counter(r["reason"].split(":")[0] for r in records if r["errors"] is None).most_common()
+            Counter(_in_short(r["reason"]) for r in records if r["errors"] is None).most_common()
         ),
         "limits": limits,
         "within": good / len(records),
         "measures": measures,
     }
+
+
+def _in_short(reason: str) -> str:
+    """What precedes the first colon or number of a reason, which runs share."""
+    return re.split(r"[:\d]", reason, maxsplit=1)[0].strip() or reason
 
 
 def calibration(records: Sequence[dict]) -> dict[str, dict]:

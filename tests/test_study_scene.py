@@ -190,7 +190,9 @@ def test_runs_without_an_answer_count_in_shares_and_medians(study):
         errors = None if error is None else dict.fromkeys((*POSE, *SHAPE), error)
         return {"errors": errors, "reason": "dark"}
 
-    figures = summary([one(1.0), one(2.0), one(None), one(None), one(None)], {"rotation_deg": 1.5})
+    runs = [one(1.0), one(2.0), one(None), one(None), one(None)]
+    runs[2]["reason"], runs[3]["reason"] = "dark 0.1, below 0.2", "dark: 0.3"
+    figures = summary(runs, {"rotation_deg": 1.5})
     assert (figures["answers"], figures["without_answer"], figures["within"]) == (2, 0.6, 0.2)
     assert figures["measures"]["rotation_deg"]["mean"] == 1.5
     assert figures["measures"]["rotation_deg"]["median"] is None  # infinitely far off
