@@ -157,11 +157,10 @@ def _local(count: int) -> Any:
     # a worker that dies twice within this time would not be started again; read at each death
     dask.config.set({"distributed.deploy.lost-worker-timeout": "1000 days"})
     memory = {"MALLOC_TRIM_THRESHOLD_": str(KEPT), "MALLOC_MMAP_THRESHOLD_": str(MAPPED)}
-    # Dask's profiler looks at a worker's stack a hundred times a second, which takes a tenth of its time
-    quiet = {"DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False"}
-    before_start = dask.config.get("distributed.nanny.pre-spawn-environ") | memory | quiet
+    before_start = dask.config.get("distributed.nanny.pre-spawn-environ") | memory
     settings = {
         "distributed.scheduler.allowed-failures": ATTEMPTS - 1,
+        # it looks at a worker's stack a hundred times a second, which takes a tenth of its time
         "distributed.worker.profile.enabled": False,
         "distributed.nanny.pre-spawn-environ": before_start,
     }
